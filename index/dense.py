@@ -1,0 +1,280 @@
+"""Nearest chunks by cosine: the only file that imports faiss, and the owner of what cosine means here.
+
+It does not know texts, titles or filters; a filter reaches it as a set of ids. The kind of index is chosen by size,
+its breadth of search is tuned at build time against exact search, and both are recorded in `DenseFacts`.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from index.vectors import Vectors
+from store.records import LookaheadError
+
+Floats = NDArray[np.float32]
+
+FLAT_BELOW = 10_000  # exact search of that many takes about a millisecond
+EXACT_BELOW = 20_000  # a filter that leaves fewer is answered by reading their vectors
+RECALL_GOAL = 0.99
+_BREADTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
+_LINKS = 32
+_RESCORED = 4  # candidates per hit that a coarse index fetches before exact scores decide
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A chunk and its score; a higher score is nearer. Lists of hits are sorted and never padded."""
+
+    chunk_id: int
+    score: float
+
+
+class Kind(StrEnum):
+    """FLAT: exact. HNSW: a graph over float16 copies. IVF: lists of 8-bit codes, rescored from the shards."""
+
+    FLAT = "flat"
+    HNSW = "hnsw"
+    IVF = "ivf"
+
+
+@dataclass(frozen=True, slots=True)
+class DenseFacts:
+    """What the manifest says of a dense index. `breadth` is efSearch or nprobe; `recall` is recall@10 against
+    exact search over `probes` queries, measured on this very index with that breadth."""
+
+    kind: Kind
+    rows: int
+    dim: int
+    breadth: int
+    recall: float
+    probes: int
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> DenseFacts:
+        return cls(**{**raw, "kind": Kind(raw["kind"])})
+
+
+class IdSet:
+    """A set of chunk ids below `size`, in the shape FAISS reads."""
+
+    def __init__(self, ids: NDArray[np.int64], size: int) -> None:
+        self.ids = ids
+        self.size = size
+        mask = np.zeros(size, dtype=bool)
+        mask[ids] = True
+        self._bits = np.packbits(mask, bitorder="little")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def selector(self) -> Any:
+        return faiss.IDSelectorBitmap(self.size, faiss.swig_ptr(self._bits))
+
+
+class DenseIndex:
+    """A FAISS index over the chunks of a generation, with the shards it was built from."""
+
+    def __init__(self, index: Any, facts: DenseFacts, vectors: Vectors) -> None:
+        self._index = index
+        self._vectors = vectors
+        self.facts = facts
+
+    @classmethod
+    def open(cls, path: Path, facts: DenseFacts, vectors: Vectors) -> DenseIndex:
+        """Memory-mapped: costs milliseconds whatever the size."""
+        return cls(_read(path, facts, faiss.IO_FLAG_MMAP_IFC), facts, vectors)
+
+    def __len__(self) -> int:
+        return self.facts.rows
+
+    def search(self, query: Floats, k: int, within: IdSet | None = None) -> list[Hit]:
+        """The `k` chunks nearest to one vector (dim,) by cosine, fewer where fewer exist (or lie in `within`)."""
+        return self.search_many(query[None, :], k, within)[0]
+
+    def search_many(self, queries: Floats, k: int, within: IdSet | None = None) -> list[list[Hit]]:
+        """`search` for each row of (q, dim)."""
+        _check_queries(queries, self.facts.dim)
+        available = len(self) if within is None else len(within)
+        k = min(k, available)
+        if k < 1:
+            return [[] for _ in queries]
+        unit = normalised(queries)
+        if within is not None and len(within) <= EXACT_BELOW:
+            return _exact(unit, within.ids, self._vectors, k)
+        coarse = self.facts.kind is Kind.IVF
+        wanted = min(k * _RESCORED, available) if coarse else k
+        share = 1.0 if within is None else len(within) / len(self)
+        scores, ids = self._index.search(unit, wanted, params=self._parameters(wanted, share, within))
+        rows = [_hits(row_ids, row) for row_ids, row in zip(ids, scores, strict=True)]
+        if coarse:
+            rows = [self._rescored(query, row, k) for query, row in zip(unit, rows, strict=True)]
+        return rows
+
+    def cosines(self, query: Floats, ids: NDArray[np.int64]) -> Floats:
+        """Exact cosines of one vector (dim,) with the chunks of those ids."""
+        _check_queries(query[None, :], self.facts.dim)
+        scores: Floats = normalised(self._vectors.gather(ids)) @ normalised(query[None, :])[0]
+        return scores
+
+    def _parameters(self, wanted: int, share: float, within: IdSet | None) -> Any:
+        """The fewer chunks pass a filter, the wider the search must be to meet enough of them."""
+        selector = within.selector() if within is not None else None
+        breadth = max(self.facts.breadth, wanted)
+        if self.facts.kind is Kind.FLAT:
+            return faiss.SearchParameters(sel=selector)
+        if self.facts.kind is Kind.HNSW:
+            return faiss.SearchParametersHNSW(efSearch=math.ceil(breadth / share), sel=selector)
+        lists = self._index.nlist
+        return faiss.SearchParametersIVF(nprobe=min(lists, math.ceil(self.facts.breadth / share)), sel=selector)
+
+    def _rescored(self, query: Floats, hits: list[Hit], k: int) -> list[Hit]:
+        ids = np.array([hit.chunk_id for hit in hits], dtype=np.int64)
+        exact = normalised(self._vectors.gather(ids)) @ query
+        return _hits(ids, exact)[:k]
+
+
+def build(
+    vectors: Vectors,
+    path: Path,
+    probes: Floats,
+    *,
+    memory: int,
+    grown_from: tuple[Path, DenseFacts] | None = None,
+    progress: Callable[[int], object] = lambda _: None,
+) -> DenseFacts:
+    """Writes an index over all rows to `path` and says what it is.
+
+    `probes` (q, dim) stand for the questions to come and are what its breadth is tuned on; `memory` is the bytes the
+    index may take; `grown_from` is an earlier index over the first rows, extended where its kind still fits;
+    `progress` hears of the rows added.
+    """
+    kind = _kind_for(len(vectors), vectors.dim, memory)
+    index, start = None, 0
+    if grown_from is not None and grown_from[1].kind is kind and kind is not Kind.FLAT:
+        before = grown_from[1]
+        if before.dim == vectors.dim and len(vectors) // 2 <= before.rows <= len(vectors):
+            index, start = _read(grown_from[0], before, 0), before.rows
+    if index is None:
+        index = _empty(kind, vectors)
+    progress(start)
+    for first, rows in vectors.blocks():
+        fresh = rows[max(0, start - first) :]
+        if len(fresh):
+            index.add(normalised(fresh))
+            progress(len(fresh))
+    facts = _tuned(index, kind, vectors, probes)
+    temporary = path.with_suffix(".tmp")
+    faiss.write_index(index, str(temporary))
+    os.replace(temporary, path)
+    return facts
+
+
+def exact_search(vectors: Vectors, queries: Floats, k: int) -> list[list[Hit]]:
+    """The reference every index is measured against: all rows, one shard at a time."""
+    unit = normalised(queries)
+    best = np.full((len(queries), 0), -np.inf, dtype=np.float32)
+    who = np.zeros((len(queries), 0), dtype=np.int64)
+    for first, rows in vectors.blocks():
+        best = np.concatenate([best, unit @ normalised(rows).T], axis=1)
+        who = np.concatenate([who, np.broadcast_to(first + np.arange(len(rows)), (len(queries), len(rows)))], axis=1)
+        if best.shape[1] > k:
+            keep = np.argpartition(-best, k - 1, axis=1)[:, :k]
+            best, who = np.take_along_axis(best, keep, axis=1), np.take_along_axis(who, keep, axis=1)
+    return [_hits(ids, row) for ids, row in zip(who, best, strict=True)]
+
+
+def normalised(vectors: Floats) -> Floats:
+    """Rows of length one; a zero row stays zero, and so has cosine 0 with everything."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.ascontiguousarray(vectors / np.maximum(lengths, 1e-12), dtype=np.float32)
+
+
+def _kind_for(rows: int, dim: int, memory: int) -> Kind:
+    if rows < FLAT_BELOW:
+        return Kind.FLAT
+    graph = rows * (2 * dim + 4 * (2 * _LINKS + 2) + 16)
+    return Kind.HNSW if graph <= memory else Kind.IVF
+
+
+def _empty(kind: Kind, vectors: Vectors) -> Any:
+    if kind is Kind.FLAT:
+        return faiss.IndexFlatIP(vectors.dim)
+    if kind is Kind.HNSW:
+        index = faiss.index_factory(vectors.dim, f"HNSW{_LINKS}_SQfp16", faiss.METRIC_INNER_PRODUCT)
+        index.hnsw.efConstruction = 80
+        index.train(np.zeros((1, vectors.dim), dtype=np.float32))  # float16 has nothing to learn, but asks
+        return index
+    lists = 2 ** round(math.log2(4 * math.sqrt(len(vectors))))
+    index = faiss.index_factory(vectors.dim, f"IVF{lists},SQ8", faiss.METRIC_INNER_PRODUCT)
+    index.cp.seed = 1
+    sample = np.random.default_rng(1).choice(len(vectors), min(len(vectors), 64 * lists), replace=False)
+    index.train(normalised(vectors.gather(np.sort(sample))))
+    return index
+
+
+def _tuned(index: Any, kind: Kind, vectors: Vectors, probes: Floats) -> DenseFacts:
+    """The smallest breadth that reaches the goal, and the recall it has."""
+    facts = DenseFacts(kind, len(vectors), vectors.dim, 1, 1.0, len(probes))
+    if kind is Kind.FLAT or not len(probes):
+        return facts
+    truth = exact_search(vectors, probes, 10)
+    for breadth in _BREADTHS:
+        facts = DenseFacts(kind, len(vectors), vectors.dim, breadth, 0.0, len(probes))
+        found = DenseIndex(index, facts, vectors).search_many(probes, 10)
+        facts = DenseFacts(kind, len(vectors), vectors.dim, breadth, recall(found, truth), len(probes))
+        if facts.recall >= RECALL_GOAL:
+            break
+    return facts
+
+
+def recall(found: list[list[Hit]], truth: list[list[Hit]]) -> float:
+    """Mean share of the exact answer that was found; a hit that ties with the last exact one counts as found."""
+    shares = []
+    for hits, exact in zip(found, truth, strict=True):
+        floor = exact[-1].score - 1e-3  # half precision scores of equal texts differ in the fourth digit
+        shares.append(min(1.0, sum(hit.score >= floor for hit in hits) / len(exact)))
+    return float(np.mean(shares))
+
+
+def _exact(unit: Floats, ids: NDArray[np.int64], vectors: Vectors, k: int) -> list[list[Hit]]:
+    scores = unit @ normalised(vectors.gather(ids)).T
+    return [_hits(ids, row)[:k] for row in scores]
+
+
+def _hits(ids: NDArray[np.int64], scores: Floats) -> list[Hit]:
+    """Sorted by score, ties by id; FAISS's -1 padding and duplicates are gone."""
+    pairs = {int(chunk_id): float(score) for chunk_id, score in zip(ids, scores, strict=True) if chunk_id >= 0}
+    return [Hit(*pair) for pair in sorted(pairs.items(), key=lambda pair: (-pair[1], pair[0]))]
+
+
+def _check_queries(queries: Floats, dim: int) -> None:
+    if queries.ndim != 2 or queries.shape[1] != dim:
+        raise LookaheadError(f"the index has {dim} dimensions, the query has {queries.shape[-1]}")
+    if not np.isfinite(queries).all():
+        raise LookaheadError("the query vector has values that are not numbers")
+
+
+def _read(path: Path, facts: DenseFacts, flags: int) -> Any:
+    try:
+        index = faiss.read_index(str(path), flags)
+    except RuntimeError as error:
+        raise LookaheadError(f"cannot read {path}; run: lookahead verify") from error
+    if (index.ntotal, index.d) != (facts.rows, facts.dim):
+        raise LookaheadError(
+            f"{path} holds {index.ntotal} vectors of {index.d} dimensions, expected {facts.rows} of {facts.dim}; "
+            "run: lookahead verify"
+        )
+    return index

@@ -1,0 +1,168 @@
+"""Chunks by their words: BM25 over text and title, the only file that imports tantivy.
+
+It does not know vectors; a filter reaches it as a set of ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tantivy
+from numpy.typing import NDArray
+
+from index.dense import Hit, IdSet
+from store.records import LookaheadError
+
+TITLE_WEIGHT = 1.0
+LONGEST_QUERY = 64  # different words; the rest of a longer query is not looked up
+_SET_QUERY_BELOW = 5_000  # a filter that leaves fewer ids becomes part of the query
+
+_STEMMERS = {
+    "ar": "arabic",
+    "da": "danish",
+    "de": "german",
+    "el": "greek",
+    "en": "english",
+    "es": "spanish",
+    "fi": "finnish",
+    "fr": "french",
+    "hu": "hungarian",
+    "it": "italian",
+    "nl": "dutch",
+    "no": "norwegian",
+    "pt": "portuguese",
+    "ro": "romanian",
+    "ru": "russian",
+    "sv": "swedish",
+    "ta": "tamil",
+    "tr": "turkish",
+}
+
+
+class LexicalIndex:
+    """A tantivy index; searching one that is being replaced by the next generation goes on undisturbed."""
+
+    def __init__(self, index: tantivy.Index, language: str) -> None:
+        self._index = index
+        self._searcher = index.searcher()
+        self._schema = index.schema
+        self._analyzer = _analyzer(language)
+
+    @classmethod
+    def open(cls, folder: Path, language: str) -> LexicalIndex:
+        return cls(_open(folder, language), language)
+
+    def __len__(self) -> int:
+        return int(self._searcher.num_docs)
+
+    def words(self, text: str) -> list[str]:
+        """The different words of a text as the index spells them (stemmed, lower case), in order."""
+        return list(dict.fromkeys(self._analyzer.analyze(text)))
+
+    def search(self, query: str, k: int, within: IdSet | None = None) -> list[Hit]:
+        """The `k` chunks with the highest BM25, fewer where fewer hold any of the words (and lie in `within`)."""
+        wanted = self._any_of(self.words(query)[:LONGEST_QUERY])
+        if wanted is None or k < 1 or not len(self):
+            return []
+        if within is None:
+            return self._top(wanted, k)
+        if len(within) <= _SET_QUERY_BELOW:
+            return self._top(self._only(wanted, within.ids), k)
+        return self._top_among(wanted, k, within)
+
+    def scores(self, query: str, ids: NDArray[np.int64]) -> dict[int, float]:
+        """BM25 of those chunks; one that holds none of the words is absent."""
+        wanted = self._any_of(self.words(query)[:LONGEST_QUERY])
+        if wanted is None or not len(ids):
+            return {}
+        return {hit.chunk_id: hit.score for hit in self._top(self._only(wanted, ids), len(ids))}
+
+    def _any_of(self, words: list[str]) -> tantivy.Query | None:
+        should = []
+        for word in words:
+            should.append((tantivy.Occur.Should, tantivy.Query.term_query(self._schema, "text", word)))
+            title = tantivy.Query.term_query(self._schema, "title", word)
+            should.append((tantivy.Occur.Should, tantivy.Query.boost_query(title, TITLE_WEIGHT)))
+        return tantivy.Query.boolean_query(should) if should else None
+
+    def _only(self, wanted: tantivy.Query, ids: NDArray[np.int64]) -> tantivy.Query:
+        allowed = tantivy.Query.term_set_query(self._schema, "chunk_id", ids.tolist())
+        silent = tantivy.Query.const_score_query(allowed, 0.0)
+        return tantivy.Query.boolean_query([(tantivy.Occur.Must, wanted), (tantivy.Occur.Must, silent)])
+
+    def _top(self, wanted: tantivy.Query, k: int) -> list[Hit]:
+        found = self._searcher.search(wanted, k, count=False).hits
+        ids = self._searcher.fast_field_values("chunk_id", [address for _, address in found])
+        hits = [Hit(int(chunk_id or 0), float(score)) for chunk_id, (score, _) in zip(ids, found, strict=True)]
+        return sorted(hits, key=lambda hit: (-hit.score, hit.chunk_id))
+
+    def _top_among(self, wanted: tantivy.Query, k: int, within: IdSet) -> list[Hit]:
+        """Asks for more until enough lie in `within` or there are no more."""
+        allowed = set(within.ids.tolist())
+        depth = k * max(2, 2 * within.size // len(within))
+        while True:
+            hits = self._top(wanted, min(depth, len(self)))
+            kept = [hit for hit in hits if hit.chunk_id in allowed]
+            if len(kept) >= k or len(hits) < depth:
+                return kept[:k]
+            depth *= 4
+
+
+def build(
+    folder: Path,
+    language: str,
+    rows: Iterable[tuple[int, str, str]],
+    *,
+    gone: NDArray[np.int64] | None = None,
+) -> None:
+    """Adds (chunk id, title, text) to the index in `folder`, made where there is none, and takes `gone` out."""
+    if (folder / "meta.json").exists():
+        index = _open(folder, language)
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        index = tantivy.Index(_schema(), path=str(folder))
+        index.register_tokenizer("words", _analyzer(language))
+    writer = index.writer(heap_size=64_000_000, num_threads=1)
+    for chunk_id in [] if gone is None else gone.tolist():
+        writer.delete_documents("chunk_id", chunk_id)
+    for chunk_id, title, text in rows:
+        document = tantivy.Document(title=title, text=text)
+        document.add_unsigned("chunk_id", chunk_id)
+        writer.add_document(document)
+    writer.commit()
+    writer.wait_merging_threads()
+    for lock in folder.glob(".tantivy-*.lock"):
+        lock.unlink()
+
+
+def stemmed_languages() -> list[str]:
+    return sorted(_STEMMERS)
+
+
+def _schema() -> tantivy.Schema:
+    builder = tantivy.SchemaBuilder()
+    builder.add_unsigned_field("chunk_id", fast=True, indexed=True)
+    builder.add_text_field("title", tokenizer_name="words", index_option="freq")
+    builder.add_text_field("text", tokenizer_name="words", index_option="freq")
+    return builder.build()
+
+
+def _analyzer(language: str) -> Any:
+    """Lower case, no accents, stemmed where the language has a stemmer."""
+    builder = tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.simple())
+    builder = builder.filter(tantivy.Filter.remove_long(60)).filter(tantivy.Filter.lowercase())
+    if language in _STEMMERS:
+        builder = builder.filter(tantivy.Filter.stemmer(_STEMMERS[language]))
+    return builder.filter(tantivy.Filter.ascii_fold()).build()
+
+
+def _open(folder: Path, language: str) -> tantivy.Index:
+    try:
+        index = tantivy.Index.open(str(folder))
+    except (ValueError, OSError) as error:
+        raise LookaheadError(f"cannot open {folder}: {error}; run: lookahead verify") from error
+    index.register_tokenizer("words", _analyzer(language))
+    return index

@@ -1,0 +1,101 @@
+"""The vectors of a collection: float16 shards of a fixed number of rows, memory-mapped; row number = chunk id.
+
+It does not know what a row means, nor what cosine is.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from store.records import LookaheadError
+
+SHARD_ROWS = 8192
+_OPEN_SHARDS = 256  # each holds a file descriptor
+
+
+class Vectors:
+    """Rows `0 … len-1` of dimension `dim`, as the encoder gave them (not normalised)."""
+
+    def __init__(self, folder: Path, rows: int, dim: int, shard_rows: int = SHARD_ROWS) -> None:
+        self._folder = folder
+        self._rows = rows
+        self.dim = dim
+        self.shard_rows = shard_rows
+        self._open: OrderedDict[int, NDArray[np.float16]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def between(self, first: int, stop: int) -> NDArray[np.float32]:
+        """Rows `first … stop - 1`, (stop - first, dim): a run of rows, such as an article, costs one read."""
+        return self.gather(np.arange(first, stop))
+
+    def gather(self, ids: Sequence[int] | NDArray[np.int64]) -> NDArray[np.float32]:
+        """The rows asked for, in the order asked, (n, dim)."""
+        wanted = np.asarray(ids, dtype=np.int64)
+        if wanted.size and not (wanted.min() >= 0 and wanted.max() < self._rows):
+            raise IndexError(f"rows 0 to {self._rows - 1} exist, asked for {wanted.min()} to {wanted.max()}")
+        out = np.empty((len(wanted), self.dim), dtype=np.float32)
+        numbers = wanted // self.shard_rows
+        for number in np.unique(numbers):
+            places = np.flatnonzero(numbers == number)
+            out[places] = self._shard(int(number))[wanted[places] - number * self.shard_rows]
+        return out
+
+    def blocks(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """(first row, rows) shard by shard."""
+        for number in range(shard_count(self._rows, self.shard_rows)):
+            yield number * self.shard_rows, self._shard(number).astype(np.float32)
+
+    def _shard(self, number: int) -> NDArray[np.float16]:
+        shard = self._open.get(number)
+        if shard is None:
+            expected = min(self.shard_rows, self._rows - number * self.shard_rows)
+            shard = read_shard(self._folder / shard_name(number), expected, self.dim)
+            self._open[number] = shard
+            if len(self._open) > _OPEN_SHARDS:
+                self._open.popitem(last=False)
+        else:
+            self._open.move_to_end(number)
+        return shard
+
+
+def shard_name(number: int) -> str:
+    return f"{number:05d}.npy"
+
+
+def shard_count(rows: int, shard_rows: int = SHARD_ROWS) -> int:
+    return -(-rows // shard_rows)
+
+
+def read_shard(path: Path, rows: int, dim: int) -> NDArray[np.float16]:
+    """A memory-mapped shard of exactly that shape."""
+    try:
+        shard: NDArray[np.float16] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise LookaheadError(f"cannot read {path}: {error}; run: lookahead verify") from error
+    if shard.dtype != np.float16 or shard.shape != (rows, dim):
+        raise LookaheadError(
+            f"{path} holds {shard.dtype} {shard.shape}, expected float16 {(rows, dim)}; run: lookahead verify"
+        )
+    return shard
+
+
+def write_shard(path: Path, vectors: NDArray[np.float32]) -> None:
+    """The shard is there whole or not at all. Vectors that float16 cannot hold are refused."""
+    halved = vectors.astype(np.float16)
+    if not np.isfinite(halved).all():
+        bad = int(np.flatnonzero(~np.isfinite(halved).all(axis=1))[0])
+        raise LookaheadError(f"row {bad} of {path.name} is not finite in float16; the encoder is broken for that text")
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as file:
+        np.save(file, halved)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

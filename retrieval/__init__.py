@@ -1,0 +1,1 @@
+"""What is asked of it: search, evaluation, and the benchmarks that print the figures."""

@@ -1,0 +1,404 @@
+"""The metadata store: articles and chunks in DuckDB through SQLAlchemy Core. The only place where ids are minted.
+
+It does not know what a vector is, nor which of its files is published.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import sqlalchemy as sa
+from numpy.typing import NDArray
+
+from store.chunking import Piece
+from store.records import Article, Chunk, LookaheadError, Split, digest
+from store.splits import split_of
+
+_tables = sa.MetaData()
+
+# A page id has one row here: its present text. Retired texts leave only their tombstoned chunks behind.
+articles = sa.Table(
+    "articles",
+    _tables,
+    sa.Column("page_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("title", sa.String, nullable=False),
+    sa.Column("split", sa.String, nullable=False),
+    sa.Column("source", sa.String, nullable=False),
+    sa.Column("digest", sa.String, nullable=False),
+    sa.Column("first_chunk", sa.BigInteger, nullable=False),
+    sa.Column("chunk_count", sa.Integer, nullable=False),
+)
+chunks = sa.Table(
+    "chunks",
+    _tables,
+    sa.Column("chunk_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("page_id", sa.BigInteger, nullable=False),
+    sa.Column("position", sa.Integer, nullable=False),
+    sa.Column("section", sa.String, nullable=False),
+    sa.Column("text", sa.String, nullable=False),
+    sa.Column("text_key", sa.String, nullable=False),  # equal for texts that differ only in case and spacing
+)
+tombstones = sa.Table(
+    "tombstones",
+    _tables,
+    sa.Column("chunk_id", sa.BigInteger, primary_key=True, autoincrement=False),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ArticleRow:
+    """What the database knows of an article; its chunks are `first_chunk … first_chunk + chunk_count - 1`."""
+
+    page_id: int
+    title: str
+    split: Split
+    source: str
+    digest: str
+    first_chunk: int
+    chunk_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An article ready to be written: cut, with the digest of the page it was read from."""
+
+    article: Article
+    pieces: Sequence[Piece]
+    source: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A chunk with what a result line needs beside it."""
+
+    chunk: Chunk
+    title: str
+    text_key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Rows of a store; `chunks` counts tombstoned rows too, `live` does not."""
+
+    articles: int
+    chunks: int
+    live: int
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which chunks may answer. Empty fields do not restrict; several values of one field are alternatives."""
+
+    titles: tuple[str, ...] = ()
+    page_ids: tuple[int, ...] = ()
+    sections: tuple[str, ...] = ()
+    splits: tuple[Split, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.titles or self.page_ids or self.sections or self.splits)
+
+
+class Store:
+    """One `chunks.duckdb`, opened for reading (any number of processes) or for writing (one)."""
+
+    def __init__(self, engine: sa.Engine, connection: sa.Connection) -> None:
+        self._engine = engine
+        self._connection = connection
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Opens an existing file read-only."""
+        return cls._connect(path, read_only=True)
+
+    @classmethod
+    def create_or_resume(cls, path: Path) -> Self:
+        """Opens a file for writing and makes its tables where there are none; what was committed is still there."""
+        store = cls._connect(path, read_only=False)
+        _tables.create_all(store._connection, checkfirst=False) if store._is_new() else None
+        store._connection.commit()
+        return store
+
+    @classmethod
+    def _connect(cls, path: Path, *, read_only: bool) -> Self:
+        engine = sa.create_engine(
+            f"duckdb:///{path}",
+            connect_args={"read_only": read_only, "config": {"memory_limit": "400MB", "threads": 2}},
+            poolclass=sa.pool.StaticPool,
+        )
+        try:
+            return cls(engine, engine.connect())
+        except sa.exc.DBAPIError as error:
+            reason = str(error.orig).splitlines()[0]
+            raise LookaheadError(f"cannot open {path}: {reason}; run: lookahead verify") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._connection.close()
+        self._engine.dispose()
+
+    # -- reading ------------------------------------------------------------------------------------------
+
+    def counts(self) -> Counts:
+        total = self._scalar(sa.select(sa.func.count()).select_from(chunks))
+        dead = self._scalar(sa.select(sa.func.count()).select_from(tombstones))
+        return Counts(self._scalar(sa.select(sa.func.count()).select_from(articles)), total, total - dead)
+
+    def chunks(self, ids: Sequence[int]) -> list[Found]:
+        """The chunks in the order asked, tombstoned ones too; an id that does not exist raises."""
+        if not len(ids):
+            return []
+        asked = sa.table("asked", sa.column("place"), sa.column("id"))
+        # a tombstoned chunk's title is its page's present one, or nothing when the page is gone
+        query = (
+            sa.select(
+                chunks.c.chunk_id,
+                chunks.c.page_id,
+                chunks.c.position,
+                chunks.c.section,
+                chunks.c.text,
+                chunks.c.text_key,
+                sa.func.coalesce(articles.c.title, ""),
+            )
+            .select_from(asked)
+            .join(chunks, chunks.c.chunk_id == asked.c.id)
+            .outerjoin(articles, articles.c.page_id == chunks.c.page_id)
+            .order_by(asked.c.place)
+        )
+        table = {"place": np.arange(len(ids)), "id": np.asarray(ids, dtype=np.int64)}
+        with self._registered("asked", table):
+            rows = self._connection.execute(query).all()
+        if len(rows) != len(ids):
+            missing = sorted(set(map(int, ids)) - {row[0] for row in rows})
+            raise LookaheadError(f"no chunk has the id {missing[0]}; run: lookahead verify")
+        return [Found(Chunk(*row[:5]), row[6], row[5]) for row in rows]
+
+    def texts(self, first: int, stop: int) -> list[tuple[str, str, str]]:
+        """(title, section, text) of the rows `first … stop - 1`, in order, tombstoned ones too."""
+        query = (
+            sa.select(sa.func.coalesce(articles.c.title, ""), chunks.c.section, chunks.c.text)
+            .select_from(chunks)
+            .outerjoin(articles, articles.c.page_id == chunks.c.page_id)
+            .where(chunks.c.chunk_id >= first, chunks.c.chunk_id < stop)
+            .order_by(chunks.c.chunk_id)
+        )
+        return [(title, section, text) for title, section, text in self._connection.execute(query)]
+
+    def article(self, page_id: int) -> ArticleRow:
+        row = self._connection.execute(sa.select(articles).where(articles.c.page_id == page_id)).first()
+        if row is None:
+            raise LookaheadError(f"no article has the page id {page_id}")
+        return _article_row(row)
+
+    def article_titled(self, title: str) -> ArticleRow:
+        """The article of that title, whatever its case; an unknown title raises and offers the nearest."""
+        rows = self._articles_titled([title])
+        if not rows:
+            raise LookaheadError(self._no_such_title(title))
+        return rows[0]
+
+    def articles(self, split: Split | None = None) -> list[ArticleRow]:
+        """All articles in the order of their chunks."""
+        query = sa.select(articles).order_by(articles.c.first_chunk)
+        if split is not None:
+            query = query.where(articles.c.split == split.value)
+        return [_article_row(row) for row in self._connection.execute(query)]
+
+    def dead_ids(self) -> NDArray[np.int64]:
+        """Ids of tombstoned chunks, ascending."""
+        return self._ids(sa.select(tombstones.c.chunk_id).order_by(tombstones.c.chunk_id))
+
+    def ids_where(self, wanted: Filter) -> NDArray[np.int64]:
+        """Ids of the live chunks that pass, ascending. An unknown title or page id raises; sections match by name."""
+        pages = set(wanted.page_ids)
+        for page_id in wanted.page_ids:
+            self.article(page_id)
+        for title in wanted.titles:
+            rows = self._articles_titled([title])
+            if not rows:
+                raise LookaheadError(self._no_such_title(title))
+            pages.update(row.page_id for row in rows)
+        query = (
+            sa.select(chunks.c.chunk_id)
+            .join(articles, articles.c.page_id == chunks.c.page_id)
+            .where(
+                chunks.c.chunk_id >= articles.c.first_chunk,  # leaves out the rows of retired texts
+                chunks.c.chunk_id < articles.c.first_chunk + articles.c.chunk_count,
+            )
+            .order_by(chunks.c.chunk_id)
+        )
+        if pages:
+            query = query.where(chunks.c.page_id.in_(pages))
+        if wanted.sections:
+            query = query.where(sa.func.lower(chunks.c.section).in_([name.lower() for name in wanted.sections]))
+        if wanted.splits:
+            query = query.where(articles.c.split.in_([split.value for split in wanted.splits]))
+        return self._ids(query)
+
+    def article_keys(self) -> dict[int, tuple[str, str]]:
+        """page id → (source, digest) of every article."""
+        query = sa.select(articles.c.page_id, articles.c.source, articles.c.digest)
+        return {page_id: (source, key) for page_id, source, key in self._connection.execute(query)}
+
+    def faults(self) -> list[str]:
+        """Everything that contradicts the rules of this file, in words; an empty list when it is sound."""
+        found = []
+        ids = chunks.c.chunk_id
+        rows = self._scalar(sa.select(sa.func.count()).select_from(chunks))
+        lowest = self._scalar(sa.select(sa.func.coalesce(sa.func.min(ids), 0)))
+        highest = self._scalar(sa.select(sa.func.coalesce(sa.func.max(ids), -1)))
+        if rows and (lowest, highest) != (0, rows - 1):
+            found.append(f"{rows} chunks, but ids from {lowest} to {highest}")
+        owned = self._scalar(sa.select(sa.func.coalesce(sa.func.sum(articles.c.chunk_count), 0)))
+        dead = self._scalar(sa.select(sa.func.count()).select_from(tombstones))
+        if owned + dead != rows:
+            found.append(f"{owned} chunks of articles and {dead} tombstones, but {rows} chunks")
+        strangers = self._scalar(
+            sa.select(sa.func.count())
+            .select_from(articles)
+            .where(
+                sa.select(sa.func.count())
+                .where(
+                    chunks.c.page_id == articles.c.page_id,
+                    chunks.c.chunk_id - articles.c.first_chunk == chunks.c.position,
+                    chunks.c.position < articles.c.chunk_count,
+                )
+                .scalar_subquery()
+                != articles.c.chunk_count
+            )
+        )
+        if strangers:
+            found.append(f"{strangers} articles whose chunks are not one contiguous run")
+        return found
+
+    # -- writing ------------------------------------------------------------------------------------------
+
+    def add(self, entries: Sequence[Entry]) -> None:
+        """Appends articles with fresh ids, in one transaction; a page id already there is replaced, its old chunks
+        tombstoned. Within one call the last entry of a page id wins."""
+        latest = {entry.article.page_id: entry for entry in entries}
+        with self._transaction():
+            self._retire(latest)
+            first = self._scalar(sa.select(sa.func.count()).select_from(chunks))
+            article_rows: dict[str, list[Any]] = {column.name: [] for column in articles.columns}
+            chunk_rows: dict[str, list[Any]] = {column.name: [] for column in chunks.columns}
+            for entry in latest.values():
+                page = entry.article.page_id
+                values = (
+                    page,
+                    entry.article.title,
+                    split_of(page).value,
+                    entry.source,
+                    entry.digest,
+                    first,
+                    len(entry.pieces),
+                )
+                _append(article_rows, values)
+                for position, piece in enumerate(entry.pieces):
+                    key = digest(" ".join(piece.text.lower().split()))
+                    _append(chunk_rows, (first + position, page, position, piece.section, piece.text, key))
+                first += len(entry.pieces)
+            self._bulk_insert(articles, article_rows)
+            self._bulk_insert(chunks, chunk_rows)
+
+    def remove(self, page_ids: Iterable[int]) -> int:
+        """Takes articles out and tombstones their chunks; says how many were there."""
+        with self._transaction():
+            return self._retire(page_ids)
+
+    def checkpoint(self) -> None:
+        """Folds the log into the file, so that the file alone is everything."""
+        self._connection.exec_driver_sql("CHECKPOINT")
+        self._connection.commit()
+
+    # -- below ---------------------------------------------------------------------------------------------
+
+    def _retire(self, page_ids: Iterable[int]) -> int:
+        pages = np.fromiter(page_ids, dtype=np.int64)
+        asked = sa.table("asked", sa.column("page_id"))
+        with self._registered("asked", {"page_id": pages}):
+            going = sa.select(asked.c.page_id)
+            before = self._scalar(sa.select(sa.func.count()).where(articles.c.page_id.in_(going)))
+            if before:
+                live = (
+                    sa.select(chunks.c.chunk_id)
+                    .join(articles, articles.c.page_id == chunks.c.page_id)
+                    .where(
+                        articles.c.page_id.in_(going),
+                        chunks.c.chunk_id >= articles.c.first_chunk,
+                        chunks.c.chunk_id < articles.c.first_chunk + articles.c.chunk_count,
+                    )
+                )
+                self._connection.execute(sa.insert(tombstones).from_select(["chunk_id"], live))
+                self._connection.execute(sa.delete(articles).where(articles.c.page_id.in_(going)))
+        return before
+
+    def _bulk_insert(self, table: sa.Table, columns: dict[str, list[Any]]) -> None:
+        # SQLAlchemy's executemany takes 90 times as long: the driver reads numpy columns without copying
+        arrays = {
+            name: np.asarray(values, dtype=object if isinstance(table.c[name].type, sa.String) else np.int64)
+            for name, values in columns.items()
+        }
+        incoming = sa.table("incoming", *(sa.column(name) for name in columns))
+        with self._registered("incoming", arrays):
+            self._connection.execute(sa.insert(table).from_select(list(columns), sa.select(incoming)))
+
+    @contextlib.contextmanager
+    def _registered(self, name: str, columns: Mapping[str, NDArray[Any]]) -> Iterator[None]:
+        driver = self._connection.connection.driver_connection
+        assert driver is not None
+        driver.register(name, dict(columns))
+        try:
+            yield
+        finally:
+            driver.unregister(name)
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._connection.rollback()  # ends the transaction that reading opened
+        with self._connection.begin():
+            yield
+
+    def _is_new(self) -> bool:
+        names = sa.text("SELECT count(*) FROM duckdb_tables() WHERE table_name = 'chunks'")
+        return self._scalar(names) == 0
+
+    def _scalar(self, query: sa.Select[Any] | sa.TextClause) -> int:
+        return int(self._connection.execute(query).scalar_one())
+
+    def _ids(self, query: sa.Select[Any]) -> NDArray[np.int64]:
+        return np.fromiter(self._connection.execute(query).scalars(), dtype=np.int64)
+
+    def _articles_titled(self, titles: Sequence[str]) -> list[ArticleRow]:
+        wanted = [title.strip().lower() for title in titles]
+        query = sa.select(articles).where(sa.func.lower(articles.c.title).in_(wanted))
+        return [_article_row(row) for row in self._connection.execute(query)]
+
+    def _no_such_title(self, title: str) -> str:
+        nearness = sa.func.jaro_winkler_similarity(sa.func.lower(articles.c.title), title.strip().lower()[:200])
+        near = self._connection.execute(sa.select(articles.c.title).order_by(nearness.desc()).limit(3)).scalars()
+        offers = ", ".join(f'"{name}"' for name in near)
+        return f'no article is titled "{title[:80]}"' + (f"; the nearest are {offers}" if offers else "")
+
+
+def _append(columns: dict[str, list[Any]], values: Sequence[Any]) -> None:
+    for column, value in zip(columns.values(), values, strict=True):
+        column.append(value)
+
+
+def _article_row(row: sa.Row[Any]) -> ArticleRow:
+    fields = row._mapping
+    return ArticleRow(**{**fields, "split": Split(fields["split"])})
