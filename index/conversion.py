@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import importlib.util
 import logging
+import multiprocessing
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -68,6 +69,38 @@ class TorchEncoder:
             return np.zeros((0, self.dim), dtype=np.float32)
         vectors = self._model.encode(list(texts), prompt=prefix, convert_to_numpy=True, show_progress_bar=False)
         return np.asarray(vectors, dtype=np.float32)
+
+
+def convert_apart(spec: str, folder: Path, *, device: str, note: Callable[[str], object]) -> None:
+    """`convert` in a process of its own, so that torch's half gigabyte is gone when it is done."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    child = context.Process(target=_converted, args=(spec, folder, device, theirs), daemon=True)
+    child.start()
+    theirs.close()
+    kind, sentence = "lost", ""
+    try:
+        while True:
+            kind, sentence = ours.recv()
+            if kind != "note":
+                break
+            note(sentence)
+    except EOFError:
+        kind = "lost"
+    child.join()
+    if kind == "error":
+        raise LookaheadError(sentence)
+    if kind == "lost":
+        raise LookaheadError(f"converting the encoder {spec!r} ended with exit code {child.exitcode}; is memory short?")
+
+
+def _converted(spec: str, folder: Path, device: str, pipe: Any) -> None:
+    try:
+        convert(spec, folder, device=device, note=lambda sentence: pipe.send(("note", sentence)))
+    except LookaheadError as error:
+        pipe.send(("error", str(error)))
+    else:
+        pipe.send(("done", ""))
 
 
 def convert(spec: str, folder: Path, *, device: str, note: Callable[[str], object]) -> None:

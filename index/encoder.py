@@ -97,9 +97,9 @@ def prepare(
         hashing = HashingEncoder()
         write_recipe(folder, {"kind": HASHING, "fingerprint": hashing.fingerprint.as_json()})
         return hashing
-    from index.conversion import convert
+    from index.conversion import convert_apart
 
-    convert(spec, folder, device=device, note=note)
+    convert_apart(spec, folder, device=device, note=note)
     return open_encoder(folder, bulk=True, device=device)
 
 

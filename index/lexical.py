@@ -5,6 +5,7 @@ It does not know vectors; a filter reaches it as a set of ids.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ TITLE_WEIGHT = 1.0
 LONGEST_QUERY = 64  # different words; the rest of a longer query is not looked up
 _SET_QUERY_BELOW = 5_000  # a filter that leaves fewer ids becomes part of the query
 
+_WORD = re.compile(r"\w+")
 _STEMMERS = {
     "ar": "arabic",
     "da": "danish",
@@ -61,6 +63,11 @@ class LexicalIndex:
     def words(self, text: str) -> list[str]:
         """The different words of a text as the index spells them (stemmed, lower case), in order."""
         return list(dict.fromkeys(self._analyzer.analyze(text)))
+
+    def spans(self, text: str, query: str) -> list[tuple[int, int]]:
+        """Where in a text the query's words stand, whatever their ending."""
+        wanted = set(self.words(query))
+        return [match.span() for match in _WORD.finditer(text) if wanted.intersection(self.words(match[0]))]
 
     def search(self, query: str, k: int, within: IdSet | None = None) -> list[Hit]:
         """The `k` chunks with the highest BM25, fewer where fewer hold any of the words (and lie in `within`)."""

@@ -217,6 +217,12 @@ class Store:
             query = query.where(articles.c.split == split.value)
         return [_article_row(row) for row in self._connection.execute(query)]
 
+    def entry(self, row: ArticleRow) -> Entry:
+        """An article as it was written, to be written elsewhere."""
+        texts = self.texts(row.first_chunk, row.first_chunk + row.chunk_count)
+        pieces = [Piece(section, text) for _, section, text in texts]
+        return Entry(Article(row.page_id, row.title, ()), pieces, row.source, row.digest)
+
     def dead_ids(self) -> NDArray[np.int64]:
         """Ids of tombstoned chunks, ascending."""
         return self._ids(sa.select(tombstones.c.chunk_id).order_by(tombstones.c.chunk_id))

@@ -115,8 +115,11 @@ class Collection:
         """Whether anything was ever published here."""
         return (self.path / "CURRENT").exists() or bool(self._numbers())
 
-    def current(self) -> Generation:
-        """The newest sound generation. Falls back to the one before, with a DamageWarning, when files were damaged."""
+    def current(self, ignoring: Callable[[str], bool] = lambda _: False) -> Generation:
+        """The newest sound generation. Falls back to the one before, with a DamageWarning, when files were damaged.
+
+        Damage to files for which `ignoring` is true does not count.
+        """
         if not self.exists():
             raise LookaheadError(
                 f"there is no collection at {self.path}; run: lookahead ingest SOURCE --collection NAME"
@@ -128,7 +131,7 @@ class Collection:
             number for number in sorted(self._numbers(), reverse=True) if pointed is None or number <= pointed
         ]
         for number in candidates:
-            faults = self._quick_faults(number)
+            faults = [fault for fault in self._quick_faults(number) if not ignoring(fault.file)]
             if not faults:
                 if problem:
                     warnings.warn(f"{problem}; serving {generation_name(number)}", DamageWarning, stacklevel=2)

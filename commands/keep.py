@@ -1,0 +1,202 @@
+"""`lookahead info`, `verify`, `compact`, `rollback`, `gc`: what is there, whether it is sound, and its upkeep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from commands.common import (
+    collection_names,
+    collection_option,
+    existing_collection,
+    human_bytes,
+    json_option,
+    print_json,
+    print_table,
+)
+from store.generations import Collection
+from store.records import LookaheadError
+
+
+@click.command()
+@collection_option
+@json_option
+@click.pass_obj
+def info(home: Path, name: str | None, as_json: bool) -> None:
+    """What is ingested: all collections, or one in full.
+
+    \b
+    Examples:
+      lookahead info
+      lookahead info --collection wiki --json
+    """
+    from retrieval.search import collection_at
+
+    if name is not None:
+        facts = _facts(existing_collection(home, name))
+        if as_json:
+            print_json(facts)
+        else:
+            _show(facts)
+        return
+    rows = [_facts(collection_at(home, one)) for one in collection_names(home)]
+    if as_json:
+        for row in rows:
+            print_json(row)
+    elif rows:
+        print_table(
+            ["collection", "generation", "articles", "chunks", "encoder", "index", "size"],
+            [
+                (
+                    row["collection"],
+                    row["generation"],
+                    f"{row['counts']['articles']:,}",
+                    f"{row['counts']['live']:,}",
+                    row["encoder"]["fingerprint"]["model"],
+                    row["dense"]["kind"],
+                    human_bytes(row["bytes"]),
+                )
+                for row in rows
+            ],
+        )
+    else:
+        click.echo("nothing is ingested yet; run: lookahead ingest SOURCE --collection NAME", err=True)
+
+
+@click.command()
+@collection_option
+@click.argument("also", required=False)
+@json_option
+@click.pass_obj
+def verify(home: Path, name: str | None, also: str | None, as_json: bool) -> None:
+    """Read every byte of a collection and compare it with what was published; exit code 1 when anything differs.
+
+    \b
+    Examples:
+      lookahead verify wiki
+      lookahead verify --collection wiki --json
+    """
+    from index.build import is_derived
+    from index.progress import bar
+
+    collection = existing_collection(home, name or also)
+    with bar("verifying", collection.bytes_kept(), "B", quiet=as_json, scale=True) as shown:
+        faults = collection.verify(shown.update)
+    for fault in faults:
+        if as_json:
+            print_json({"generation": fault.generation, "file": fault.file, "fault": fault.what})
+        else:
+            click.echo(f"{fault.generation}/{fault.file}: {fault.what}".lstrip("/"))
+    if not faults:
+        if not as_json:
+            click.echo(f"{collection.path}: every byte is as it was published")
+        return
+    if not as_json:
+        if all(is_derived(fault.file) for fault in faults):
+            advice = f"indexes can be made again: lookahead compact --collection {collection.name}"
+        else:
+            advice = (
+                f"the newest sound generation is served; ingest the source again to publish a new one, "
+                f"or drop the damaged one: lookahead rollback --collection {collection.name}"
+            )
+        click.echo(f"{len(faults)} faults; {advice}", err=True)
+    raise SystemExit(1)
+
+
+@click.command()
+@collection_option
+@click.option("--quiet", is_flag=True, help="No progress.")
+@click.pass_obj
+def compact(home: Path, name: str | None, quiet: bool) -> None:
+    """Publish the same articles without the rows that changes left behind; also makes damaged indexes anew.
+
+    \b
+    Example:
+      lookahead compact --collection wiki
+    """
+    from index.build import compact as run
+
+    collection = existing_collection(home, name)
+    generation = run(collection, quiet=quiet)
+    counts = generation.manifest.counts
+    click.echo(f"{collection.name} {generation.manifest.name}: {counts['live']:,} chunks, none dead")
+
+
+@click.command()
+@collection_option
+@click.pass_obj
+def rollback(home: Path, name: str | None) -> None:
+    """Go back to the generation before the newest; the newest is removed.
+
+    \b
+    Example:
+      lookahead rollback --collection wiki
+    """
+    collection = existing_collection(home, name)
+    with collection.writing():
+        generation = collection.roll_back()
+    click.echo(f"{collection.name} is at {generation.manifest.name}: {generation.manifest.counts['live']:,} chunks")
+
+
+@click.command()
+@collection_option
+@click.option("--keep", type=click.IntRange(1, 100), default=2, show_default=True, help="Generations to keep.")
+@click.pass_obj
+def gc(home: Path, name: str | None, keep: int) -> None:
+    """Remove old generations and unfinished builds.
+
+    \b
+    Example:
+      lookahead gc --collection wiki --keep 1
+    """
+    collection = existing_collection(home, name)
+    with collection.writing():
+        before = collection.bytes_kept()
+        gone = collection.collect_garbage(keep)
+        freed = before - collection.bytes_kept()
+    click.echo(f"removed {', '.join(gone)} ({human_bytes(freed)} of names)" if gone else "nothing to remove")
+
+
+def _facts(collection: Collection) -> dict[str, Any]:
+    try:
+        generation = collection.current()
+    except LookaheadError as error:
+        raise LookaheadError(f"{collection.name}: {error}") from error
+    manifest = generation.manifest
+    return {
+        "collection": collection.name,
+        "path": str(collection.path),
+        "generation": manifest.name,
+        "created": manifest.created,
+        "code_version": manifest.code_version,
+        "counts": manifest.counts,
+        "bytes": sum(seal.size for seal in manifest.files.values()),
+        **manifest.facts,
+    }
+
+
+def _show(facts: dict[str, Any]) -> None:
+    from index.encoder import Fingerprint
+
+    counts, cut, dense = facts["counts"], facts["chunking"], facts["dense"]
+    breadth = {"hnsw": "efSearch", "ivf": "nprobe"}.get(dense["kind"])
+    rows = [
+        ("collection", f"{facts['collection']} at {facts['path']}"),
+        ("generation", f"{facts['generation']} of {facts['created']}, lookahead {facts['code_version']}"),
+        ("articles", f"{counts['articles']:,}"),
+        ("chunks", f"{counts['live']:,} live, {counts['chunks'] - counts['live']:,} dead"),
+        ("cut", f"about {cut['words']} words, overlap {cut['overlap']}, prefix {cut['prefix']}, {cut['language']}"),
+        ("encoder", str(Fingerprint.from_json(facts["encoder"]["fingerprint"]))),
+        (
+            "index",
+            dense["kind"]
+            + (f", {breadth} {dense['breadth']}" if breadth else "")
+            + f", recall@10 {dense['recall']:.4f} over {dense['probes']} probes",
+        ),
+        ("size", human_bytes(facts["bytes"])),
+        ("sources", ", ".join(facts["sources"])),
+    ]
+    for label, value in rows:
+        click.echo(f"{label:<11} {value}")

@@ -1,0 +1,553 @@
+"""The pipeline that makes the next generation: read, cut, encode, index, check, publish. Killed anywhere, it goes on.
+
+It does not know how a page is parsed, a vector computed or a file sealed; it knows the order, and what can be kept
+from the generation before and from an unfinished build.
+
+    build-000003.tmp/plan.json   what this build is; another plan starts over
+                     encoder/    linked from the parent, or converted once
+                     chunks.duckdb   grows by transactions; a page already in it is not read again
+                     vectors/    one file a shard; a shard that is there is not encoded again
+                     dense.faiss lexical/   derived: made anew from the two above
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from index import dense, lexical
+from index.encoder import RECIPE, Encoder, fingerprint_in, open_encoder, prepare
+from index.progress import bar, say
+from index.vectors import SHARD_ROWS, Vectors, read_shard, shard_count, shard_name, write_shard
+from store.chunking import ChunkingRules, Prefix, embedded_text, pieces_of
+from store.cleaning import articles
+from store.database import Entry, Store
+from store.generations import Collection, Generation, link_or_copy, write_atomically
+from store.records import LookaheadError
+from store.sources import Page, Skipped, Source, read_pages
+
+DATABASE, VECTORS, DENSE, LEXICAL, ENCODER = "chunks.duckdb", "vectors", "dense.faiss", "lexical", "encoder"
+INDEX_MEMORY = 600_000_000  # bytes; an ingest then stays under 1.5 GB (see README)
+_ENCODED_AT_ONCE = 1024
+_WRITTEN_AT_ONCE = 4000  # chunks a transaction
+_PROBES = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """What a user may decide when a collection is made; None keeps what the collection has, or the default."""
+
+    encoder: str | None = None
+    words: int | None = None
+    overlap: int | None = None
+    prefix: Prefix | None = None
+    language: str | None = None
+    device: str = "auto"
+    workers: int = max(1, os.cpu_count() or 1)
+    index_memory: int = INDEX_MEMORY
+    delete_missing: bool = False
+    quiet: bool = False
+
+
+@dataclass(slots=True)
+class IngestReport:
+    """What an ingest did. `generation` is None when there was nothing new to publish."""
+
+    generation: Generation | None = None
+    added: int = 0
+    replaced: int = 0
+    removed: int = 0
+    unchanged: int = 0
+    skipped: Counter[str] = field(default_factory=Counter)
+    failed: int = 0
+    quarantine: Path | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Build:
+    """An unfinished generation and what it grows from."""
+
+    folder: Path
+    parent: Generation | None
+    rules: ChunkingRules
+    quiet: bool
+
+
+def ingest(collection: Collection, sources: Sequence[Source], choices: Choices) -> IngestReport:
+    """Brings a collection up to date with its sources and publishes the result, or nothing when nothing changed."""
+    report = IngestReport()
+    with collection.writing():
+        parent = collection.current() if collection.exists() else None
+        rules, spec = _settled(parent, choices)
+        plan = {
+            "task": "ingest",
+            "parent": parent.manifest.name if parent else None,
+            "encoder": spec,
+            "chunking": rules.as_json(),
+            "sources": [source.name for source in sources],
+        }
+        build = _Build(_planned_folder(collection, plan, choices.quiet), parent, rules, choices.quiet)
+        with _timed(report, "read"), _store_for(build) as store:
+            _read(build, store, sources, choices, report, collection.path / "quarantine.jsonl")
+            changed = _compare(parent, store, report)
+            if changed:
+                store.checkpoint()
+        if not changed:
+            shutil.rmtree(build.folder)
+            if parent is None:
+                reasons = ", ".join(f"{count} {reason}" for reason, count in report.skipped.most_common())
+                raise LookaheadError(f"nothing to ingest: {reasons or 'the source holds no articles'}")
+            return report
+        with _timed(report, "encoder"):
+            encoder = _encoder_for(build, spec, choices.device)
+        counted = _sources_read(parent, sources)
+        report.generation = _finish(collection, build, encoder, spec, choices.index_memory, counted, report)
+        collection.collect_garbage()
+    return report
+
+
+def compact(collection: Collection, *, index_memory: int = INDEX_MEMORY, quiet: bool = False) -> Generation:
+    """Publishes the same chunks without the dead rows, renumbered, with fresh indexes.
+
+    Starts from the newest generation whose chunks, vectors and encoder are sound, whatever became of its indexes: this
+    is also how a damaged index is mended.
+    """
+    report = IngestReport()
+    with collection.writing():
+        parent = collection.current(ignoring=is_derived)
+        facts = parent.manifest.facts
+        rules = ChunkingRules.from_json(facts["chunking"])
+        plan = {"task": "compact", "parent": parent.manifest.name}
+        shutil.rmtree(collection.build_folder())  # cheap to do again, and ids must be minted in one go
+        folder = _planned_folder(collection, plan, quiet)
+        build = _Build(folder, None, rules, quiet)
+        _link_folder(parent.path / ENCODER, folder / ENCODER)
+        encoder = open_encoder(folder / ENCODER, bulk=True)
+        with Store.open(parent.path / DATABASE) as old, Store.create_or_resume(folder / DATABASE) as new:
+            rows = old.counts().chunks
+            vectors = Vectors(parent.path / VECTORS, rows, encoder.dim)
+            _renumber(old, new, vectors, folder, quiet)
+            new.checkpoint()
+        return _finish(
+            collection,
+            build,
+            encoder,
+            facts["encoder"]["spec"],
+            index_memory,
+            facts["sources"],
+            report,
+            parent=parent.manifest.number,
+        )
+
+
+def is_derived(file: str) -> bool:
+    """Whether a generation's file can be made again from its chunks and vectors."""
+    return file == DENSE or file.startswith(LEXICAL + "/")
+
+
+def code_version() -> str:
+    try:
+        return version("lookahead")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+# -- the steps, in order -------------------------------------------------------------------------------------
+
+
+def _settled(parent: Generation | None, choices: Choices) -> tuple[ChunkingRules, str]:
+    """The rules and encoder of this build: a collection keeps those it was made with."""
+    if parent is None:
+        default = ChunkingRules()
+        chosen = ChunkingRules(
+            default.words if choices.words is None else choices.words,
+            default.overlap if choices.overlap is None else choices.overlap,
+            default.prefix if choices.prefix is None else choices.prefix,
+            choices.language or default.language,
+        )
+        return chosen, choices.encoder or "bundled"
+    facts = parent.manifest.facts
+    rules = ChunkingRules.from_json(facts["chunking"])
+    asked = {
+        "--encoder": (choices.encoder, facts["encoder"]["spec"]),
+        "--chunk-words": (choices.words, rules.words),
+        "--overlap": (choices.overlap, rules.overlap),
+        "--prefix": (choices.prefix, rules.prefix),
+        "--language": (choices.language, rules.language),
+    }
+    for option, (wanted, held) in asked.items():
+        if wanted is not None and wanted != held:
+            raise LookaheadError(
+                f"the collection {parent.path.parent.name} was made with {option} {held}, not {wanted}; "
+                "leave the option out or ingest into another --collection"
+            )
+    return rules, str(facts["encoder"]["spec"])
+
+
+def _planned_folder(collection: Collection, plan: dict[str, Any], quiet: bool) -> Path:
+    """The build folder; one left behind by another plan is emptied, one of the same plan is resumed."""
+    folder = collection.build_folder()
+    note = folder / "plan.json"
+    wanted = json.dumps(plan, sort_keys=True).encode()
+    if note.exists() and note.read_bytes() == wanted:
+        say(f"resuming the unfinished {folder.name}", quiet=quiet)
+        return folder
+    shutil.rmtree(folder)
+    folder.mkdir()
+    write_atomically(note, wanted)
+    return folder
+
+
+def _encoder_for(build: _Build, spec: str, device: str) -> Encoder:
+    folder = build.folder / ENCODER
+    if build.parent is not None:
+        _link_folder(build.parent.path / ENCODER, folder)
+        return open_encoder(folder, bulk=True, device=device)
+    if (folder / RECIPE).exists() and (build.folder / "encoder.done").exists():
+        return open_encoder(folder, bulk=True, device=device)
+    shutil.rmtree(folder, ignore_errors=True)
+    encoder = prepare(spec, folder, device=device, note=lambda sentence: say(sentence, quiet=build.quiet))
+    (build.folder / "encoder.done").touch()
+    return encoder
+
+
+def _store_for(build: _Build) -> Store:
+    path = build.folder / DATABASE
+    if build.parent is not None and not path.exists():
+        shutil.copyfile(build.parent.path / DATABASE, path.with_suffix(".copy"))
+        os.replace(path.with_suffix(".copy"), path)
+    return Store.create_or_resume(path)
+
+
+def _read(
+    build: _Build, store: Store, sources: Sequence[Source], choices: Choices, report: IngestReport, quarantine: Path
+) -> None:
+    """Pages to rows. A page whose digest is known is not cleaned again."""
+    known = store.article_keys()
+    quarantine.unlink(missing_ok=True)
+    for source in sources:
+        seen: set[int] = set()
+        lost = False  # whether something could not be read whose page id is unknown
+        total = source.total_bytes()
+        with bar(f"reading {source.path.name}", total, "B", quiet=build.quiet, scale=True) as shown:
+            pages = _fresh(read_pages(source, on_bytes=lambda read: shown.update(read - shown.n)), known, seen)
+            for batch in _batches(_cut(articles(pages, workers=choices.workers), build.rules, source.name)):
+                entries = []
+                for item in batch:
+                    if isinstance(item, Skipped):
+                        lost = lost or (item.failed and item.page_id is None)
+                        if item.page_id is not None and item.failed:
+                            seen.add(item.page_id)
+                        _record(item, report, quarantine)
+                    else:
+                        entries.append(item)
+                if entries:
+                    store.add(entries)
+                    known.update({entry.article.page_id: (entry.source, entry.digest) for entry in entries})
+        if choices.delete_missing and not lost:
+            store.remove([page for page, (name, _) in known.items() if name == source.name and page not in seen])
+        elif choices.delete_missing:
+            say(f"nothing was deleted: {source.path} could not be read to its end", quiet=build.quiet)
+
+
+def _fresh(
+    pages: Iterable[Page | Skipped], known: dict[int, tuple[str, str]], seen: set[int]
+) -> Iterator[Page | Skipped]:
+    """Without the pages that are in the store as they are; a second page of the same id is skipped."""
+    for page in pages:
+        if isinstance(page, Skipped):
+            yield page
+        elif page.page_id in seen:
+            yield Skipped(page.page_id, page.title, "duplicate page id", failed=False)
+        else:
+            seen.add(page.page_id)
+            if known.get(page.page_id, ("", ""))[1] != page.digest:
+                yield page
+
+
+def _cut(
+    items: Iterable[tuple[Page, Any] | Skipped], rules: ChunkingRules, source: str
+) -> Iterator[tuple[Entry, int] | tuple[Skipped, int]]:
+    for item in items:
+        if isinstance(item, Skipped):
+            yield item, 1
+            continue
+        page, article = item
+        pieces = pieces_of(article, rules)
+        if pieces:
+            yield Entry(article, pieces, source, page.digest), len(pieces)
+        else:
+            yield Skipped(page.page_id, page.title, "empty", failed=False), 1
+
+
+def _batches(items: Iterable[tuple[Entry, int] | tuple[Skipped, int]]) -> Iterator[list[Entry | Skipped]]:
+    batch: list[Entry | Skipped] = []
+    size = 0
+    for item, weight in items:
+        batch.append(item)
+        size += weight
+        if size >= _WRITTEN_AT_ONCE:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _record(item: Skipped, report: IngestReport, quarantine: Path) -> None:
+    report.skipped[item.reason] += 1
+    if not item.failed:
+        return
+    report.failed += 1
+    report.quarantine = quarantine
+    line = {"page_id": item.page_id, "title": item.title, "reason": item.reason, "detail": item.detail}
+    with quarantine.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+def _compare(parent: Generation | None, store: Store, report: IngestReport) -> bool:
+    """Fills in what changed against the parent, however often the build was killed; says whether anything did."""
+    now = store.article_keys()
+    before: dict[int, tuple[str, str]] = {}
+    if parent is not None:
+        with Store.open(parent.path / DATABASE) as old:
+            before = old.article_keys()
+    report.added = sum(page not in before for page in now)
+    report.removed = sum(page not in now for page in before)
+    report.replaced = sum(page in before and before[page][1] != key for page, (_, key) in now.items())
+    report.unchanged = len(now) - report.added - report.replaced
+    return bool(report.added or report.removed or report.replaced)
+
+
+def _sources_read(parent: Generation | None, sources: Sequence[Source]) -> list[str]:
+    before = list(parent.manifest.facts["sources"]) if parent is not None else []
+    return list(dict.fromkeys([*before, *(source.name for source in sources)]))
+
+
+def _finish(
+    collection: Collection,
+    build: _Build,
+    encoder: Encoder,
+    spec: str,
+    index_memory: int,
+    sources: Sequence[str],
+    report: IngestReport,
+    *,
+    parent: int | None = None,
+) -> Generation:
+    """From a complete database to a published generation."""
+    with Store.open(build.folder / DATABASE) as store:
+        counts = store.counts()
+        vectors = Vectors(build.folder / VECTORS, counts.chunks, encoder.dim)
+        with _timed(report, "encode"):
+            encode_shards(build, store, encoder, counts.chunks)
+        with _timed(report, "lexical"):
+            _index_words(build, store, counts.chunks)
+        with _timed(report, "dense"):
+            facts = _index_vectors(build, store, encoder, vectors, index_memory)
+        with _timed(report, "check"):
+            _check(build, store, encoder, vectors, facts)
+    _sweep(build.folder)
+    with _timed(report, "publish"):
+        return collection.publish(
+            build.folder,
+            parent=build.parent.manifest.number if build.parent else parent,
+            code_version=code_version(),
+            counts={"articles": counts.articles, "chunks": counts.chunks, "live": counts.live},
+            facts={
+                "encoder": {"spec": spec, "fingerprint": encoder.fingerprint.as_json()},
+                "chunking": build.rules.as_json(),
+                "vectors": {"dim": encoder.dim, "dtype": "float16", "shard_rows": SHARD_ROWS},
+                "dense": facts.as_json(),
+                "lexical": {"language": build.rules.language},
+                "sources": list(sources),
+            },
+        )
+
+
+def encode_shards(build: _Build, store: Store, encoder: Encoder, rows: int) -> None:
+    """Makes every shard that is not there yet; a shard depends on its texts alone: any order, or twice, will do."""
+    folder = build.folder / VECTORS
+    folder.mkdir(exist_ok=True)
+    with bar("encoding", rows, "chunks", quiet=build.quiet) as shown:
+        for number in range(shard_count(rows)):
+            first = number * SHARD_ROWS
+            stop = min(first + SHARD_ROWS, rows)
+            have = _rows_at_hand(build, number, stop - first, encoder.dim)
+            shown.update(have)
+            shown.initial += have  # what was there already must not flatter the rate
+            if have < stop - first:
+                _encode_shard(build, store, encoder, number, have, stop, shown.update)
+
+
+def _rows_at_hand(build: _Build, number: int, wanted: int, dim: int) -> int:
+    """Rows of a shard that an earlier run of this build, or the parent, has encoded; ids never change their text."""
+    path = build.folder / VECTORS / shard_name(number)
+    if not path.exists() and build.parent is not None:
+        before = build.parent.path / VECTORS / shard_name(number)
+        if before.exists():
+            link_or_copy(before, path)
+    if not path.exists():
+        return 0
+    rows = np.load(path, mmap_mode="r", allow_pickle=False).shape[0]
+    read_shard(path, rows, dim)
+    return int(min(rows, wanted))
+
+
+def _encode_shard(
+    build: _Build,
+    store: Store,
+    encoder: Encoder,
+    number: int,
+    have: int,
+    stop: int,
+    progress: Callable[[int], object],
+) -> None:
+    path = build.folder / VECTORS / shard_name(number)
+    first = number * SHARD_ROWS
+    vectors = np.empty((stop - first, encoder.dim), dtype=np.float32)
+    if have:
+        vectors[:have] = np.load(path, allow_pickle=False)[:have]
+    texts = [embedded_text(*row, build.rules.prefix) for row in store.texts(first + have, stop)]
+    for start in range(0, len(texts), _ENCODED_AT_ONCE):
+        part = texts[start : start + _ENCODED_AT_ONCE]
+        vectors[have + start : have + start + len(part)] = encoder.encode(part)
+        progress(len(part))
+    write_shard(path, vectors)
+
+
+def _index_words(build: _Build, store: Store, rows: int) -> None:
+    folder = build.folder / LEXICAL
+    shutil.rmtree(folder, ignore_errors=True)
+    start, gone = 0, store.dead_ids()
+    if build.parent is not None:
+        _link_folder(build.parent.path / LEXICAL, folder)
+        start = build.parent.manifest.counts["chunks"]
+    with bar("indexing words", rows - start, "chunks", quiet=build.quiet) as shown:
+        lexical.build(folder, build.rules.language, _documents(store, start, rows, gone, shown.update), gone=gone)
+
+
+def _documents(
+    store: Store, start: int, rows: int, gone: NDArray[np.int64], progress: Callable[[int], object]
+) -> Iterator[tuple[int, str, str]]:
+    dead = set(gone.tolist())
+    for first in range(start, rows, SHARD_ROWS):
+        batch = store.texts(first, min(first + SHARD_ROWS, rows))
+        for offset, (title, _, text) in enumerate(batch):
+            if first + offset not in dead:
+                yield first + offset, title, text
+        progress(len(batch))
+
+
+def _index_vectors(build: _Build, store: Store, encoder: Encoder, vectors: Vectors, memory: int) -> dense.DenseFacts:
+    rng = np.random.default_rng(0)
+    rows = np.sort(rng.choice(len(vectors), min(_PROBES, len(vectors)), replace=False))
+    found = store.chunks(rows.tolist())
+    probes = encoder.encode_queries([f"{hit.title} {hit.chunk.section}".strip() or hit.chunk.text for hit in found])
+    grown_from = None
+    if build.parent is not None:
+        before = dense.DenseFacts.from_json(build.parent.manifest.facts["dense"])
+        grown_from = (build.parent.path / DENSE, before)
+    with bar("indexing vectors", len(vectors), "chunks", quiet=build.quiet) as shown:
+        return dense.build(
+            vectors, build.folder / DENSE, probes, memory=memory, grown_from=grown_from, progress=shown.update
+        )
+
+
+def _check(build: _Build, store: Store, encoder: Encoder, vectors: Vectors, facts: dense.DenseFacts) -> None:
+    """Nothing is published that contradicts itself: counts, ids, and a sample that must find itself."""
+    counts = store.counts()
+    faults = store.faults()
+    words = lexical.LexicalIndex.open(build.folder / LEXICAL, build.rules.language)
+    index = dense.DenseIndex.open(build.folder / DENSE, facts, vectors)
+    if len(words) != counts.live:
+        faults.append(f"the lexical index has {len(words)} chunks, the database {counts.live}")
+    if len(index) != counts.chunks:
+        faults.append(f"the dense index has {len(index)} chunks, the database {counts.chunks}")
+    if fingerprint_in(build.folder / ENCODER) != encoder.fingerprint:
+        faults.append("the encoder kept is not the encoder used")
+    sample = np.random.default_rng(1).choice(counts.chunks, min(32, counts.chunks), replace=False)
+    rows = vectors.gather(sample)
+    again = encoder.encode(
+        [
+            embedded_text(hit.title, hit.chunk.section, hit.chunk.text, build.rules.prefix)
+            for hit in store.chunks(sample.tolist())
+        ]
+    )
+    agreement = (dense.normalised(rows) * dense.normalised(again)).sum(axis=1)
+    retitled = build.rules.prefix in (Prefix.TITLE, Prefix.BOTH)  # a dead row may since have lost its title
+    for row, chunk_id in enumerate(sample.tolist()):
+        if agreement[row] < 0.99 and not retitled and np.linalg.norm(again[row]) > 0:
+            faults.append(f"the vector of chunk {chunk_id} is not its text's (cosine {agreement[row]:.3f})")
+    missed = sum(hits[0].score < 0.98 for hits in index.search_many(rows, 1) if hits)
+    if missed > len(sample) // 10:
+        faults.append(f"{missed} of {len(sample)} sampled chunks do not find themselves")
+    if faults:
+        raise LookaheadError(
+            f"the new generation was not published: {'; '.join(faults[:3])}; remove {build.folder} and ingest again"
+        )
+
+
+def _renumber(old: Store, new: Store, vectors: Vectors, folder: Path, quiet: bool) -> None:
+    """Live articles in their order, with fresh ids and their vectors beside them."""
+    (folder / VECTORS).mkdir(exist_ok=True)
+    waiting: list[NDArray[np.int64]] = []
+    number = 0
+
+    def flush(last: bool) -> None:
+        nonlocal number, waiting
+        ids = np.concatenate(waiting) if waiting else np.zeros(0, dtype=np.int64)
+        while len(ids) >= SHARD_ROWS or (last and len(ids)):
+            write_shard(folder / VECTORS / shard_name(number), vectors.gather(ids[:SHARD_ROWS]))
+            ids, number = ids[SHARD_ROWS:], number + 1
+        waiting = [ids]
+
+    kept = old.articles()
+    with bar("compacting", len(kept), "articles", quiet=quiet) as shown:
+        for start in range(0, len(kept), 200):
+            batch = kept[start : start + 200]
+            new.add([old.entry(row) for row in batch])
+            waiting += [np.arange(row.first_chunk, row.first_chunk + row.chunk_count) for row in batch]
+            flush(last=False)
+            shown.update(len(batch))
+    flush(last=True)
+
+
+def _sweep(folder: Path) -> None:
+    """Takes out what only the build needed, and what a killed write left."""
+    for path in [folder / "plan.json", folder / "encoder.done", *folder.rglob("*.tmp"), *folder.rglob("*.copy")]:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _link_folder(source: Path, target: Path) -> None:
+    for path in source.iterdir():
+        if path.is_file() and not path.name.endswith(".lock"):
+            link_or_copy(path, target / path.name)
+
+
+class _timed:
+    """Adds the seconds of a block to a report."""
+
+    def __init__(self, report: IngestReport, phase: str) -> None:
+        self._report, self._phase = report, phase
+
+    def __enter__(self) -> None:
+        self._started = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        spent = time.perf_counter() - self._started
+        self._report.seconds[self._phase] = self._report.seconds.get(self._phase, 0.0) + spent
