@@ -78,7 +78,7 @@ def verify(home: Path, name: str | None, also: str | None, as_json: bool) -> Non
       lookahead verify wiki
       lookahead verify --collection wiki --json
     """
-    from index.build import is_derived
+    from index.layout import is_derived
     from index.progress import bar
 
     collection = existing_collection(home, name or also)

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from index import dense, lexical
 from index.encoder import RECIPE, Encoder, fingerprint_in, open_encoder, prepare
+from index.layout import DATABASE, DENSE, ENCODER, LEXICAL, VECTORS, is_derived
 from index.progress import bar, say
 from index.vectors import SHARD_ROWS, Vectors, read_shard, shard_count, shard_name, write_shard
 from store.chunking import ChunkingRules, Prefix, embedded_text, pieces_of
@@ -37,7 +38,6 @@ from store.generations import Collection, Generation, link_or_copy, write_atomic
 from store.records import LookaheadError
 from store.sources import Page, Skipped, Source, read_pages
 
-DATABASE, VECTORS, DENSE, LEXICAL, ENCODER = "chunks.duckdb", "vectors", "dense.faiss", "lexical", "encoder"
 INDEX_MEMORY = 600_000_000  # bytes; an ingest then stays under 1.5 GB (see README)
 _ENCODED_AT_ONCE = 1024
 _WRITTEN_AT_ONCE = 4000  # chunks a transaction
@@ -150,11 +150,6 @@ def compact(collection: Collection, *, index_memory: int = INDEX_MEMORY, quiet: 
             report,
             parent=parent.manifest.number,
         )
-
-
-def is_derived(file: str) -> bool:
-    """Whether a generation's file can be made again from its chunks and vectors."""
-    return file == DENSE or file.startswith(LEXICAL + "/")
 
 
 def code_version() -> str:

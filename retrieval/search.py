@@ -17,9 +17,9 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from index.build import DATABASE, DENSE, ENCODER, LEXICAL, VECTORS
 from index.dense import DenseFacts, DenseIndex, Hit, IdSet
 from index.encoder import Encoder, Fingerprint, open_encoder
+from index.layout import DATABASE, DENSE, ENCODER, LEXICAL, VECTORS
 from index.lexical import LexicalIndex
 from index.vectors import Vectors
 from store.database import Filter, Found, Store

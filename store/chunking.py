@@ -14,7 +14,7 @@ from typing import Any
 
 import sentencex
 
-from store.records import Article, LookaheadError, Section
+from store.records import Article, LookaheadError, Piece, Section
 
 
 class Prefix(StrEnum):
@@ -54,14 +54,6 @@ class ChunkingRules:
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> ChunkingRules:
         return cls(raw["words"], raw["overlap"], Prefix(raw["prefix"]), raw["language"])
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A chunk that has no id yet."""
-
-    section: str
-    text: str
 
 
 def pieces_of(article: Article, rules: ChunkingRules) -> list[Piece]:

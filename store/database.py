@@ -16,8 +16,7 @@ import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
-from store.chunking import Piece
-from store.records import Article, Chunk, LookaheadError, Split, digest
+from store.records import Article, Chunk, LookaheadError, Piece, Split, digest
 from store.splits import split_of
 
 _tables = sa.MetaData()

@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import re
 
-_APPARATUS = frozenset(
-    """
-    see also|references|external links|further reading|notes|bibliography|sources|footnotes|citations|works cited
-    |notes and references|references and notes|notes and citations|literature|links|web links|publications
-    |general references|cited sources|primary sources|secondary sources|other sources|external references
-    |references and sources|sources and references|explanatory notes|inline citations|specific references|notelist
-    |references and further reading|sources and further reading|further reading and references|literature cited
-    |references and external links|further reading and external links|external links and references|navigation
-    |see also and references|additional reading|suggested reading|additional sources|endnotes|gallery|related links
-    """.replace("\n", "").replace("    ", "").split("|")
+# "Cultural references" and "Energy sources" are not among them, nor are an author's "Works" or "Publications".
+_APPARATUS = re.compile(
+    r"(?:see also|notes?|notelist|endnotes|footnotes|citations|navigation|gallery|(?:works|literature) cited|related links"
+    r"|(?:(?:additional|annotated|ancient|cited|etymological|explanatory|external|further|general|historical|inline|modern"
+    r"|online|other|partial|primary|print|recommended|reference|secondary|select|selected|specific|suggested|web) )*"
+    r"(?:references?|sources|reading|readings|links|bibliograph(?:y|ies)|literature|footnotes|citations|notes)"
+    r"|cited in footnotes)"
 )
 
 # Words that hardly stand in a heading without making it a sentence: finite verbs, of which English has few forms.
@@ -32,7 +29,8 @@ _STOP_INSIDE = re.compile(r"[^\s.A-Z]{3,}[.!?]\s+[A-Z]")
 
 def is_apparatus(heading: str) -> bool:
     """Whether a section of this name lists sources or links: References, See also, External links, …"""
-    return heading.strip(" .:").lower() in _APPARATUS
+    parts = re.split(r" and | & |, ", heading.strip(" .:").lower())
+    return all(_APPARATUS.fullmatch(part) for part in parts)
 
 
 def has_verb(line: str) -> bool:

@@ -39,6 +39,14 @@ class Article:
 
 
 @dataclass(frozen=True, slots=True)
+class Piece:
+    """A chunk that has no id yet."""
+
+    section: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Chunk:
     """A sentence-bounded piece of an article.
 

@@ -24,6 +24,7 @@ _EMPTY_BRACKETS = re.compile(r"\s?(?:(?<=\s)|(?<=^))[(\[](?:[\s,;:/]|\bor\b|\ban
 _AFTER_OPENING = re.compile(r"([(\[])\s*(?:[,;:]\s*)*(?=\S)")
 _BEFORE_CLOSING = re.compile(r"\s*(?:[,;]\s*)*(?=[)\]])")
 _LOOSE_STOP = re.compile(r"\s+(?=[,;.!?](?:\s|$))")
+_LEADING = re.compile(r"^(?:[,;:.](?:\s+|$))+")
 _DOUBLED = re.compile(r"([,;])(?:\s*[,;])+(?=\s|$)")
 
 
@@ -52,7 +53,7 @@ def mended(line: str) -> str:
         line = _EMPTY_BRACKETS.sub("", line)
         line = _BEFORE_CLOSING.sub("", _AFTER_OPENING.sub(r"\1", line))
     line = _DOUBLED.sub(r"\1", _LOOSE_STOP.sub("", line))
-    return _RUN.sub(" ", line).strip()
+    return _LEADING.sub("", _RUN.sub(" ", line).strip())
 
 
 def paragraphs(lines: list[str]) -> str:
