@@ -121,6 +121,7 @@ def as_dict(report: object) -> dict[str, object]:
         "failed": report.failed,
         "quarantine": str(report.quarantine) if report.quarantine else None,
         "seconds": {phase: round(spent, 3) for phase, spent in report.seconds.items()},
+        "pace": [(count, round(spent, 4)) for count, spent in report.pace],
     }
 
 

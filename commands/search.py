@@ -57,7 +57,8 @@ def search(
       lookahead search "tolls" --mode lexical --title "Suez Canal" --section "Opening"
       lookahead search "tea" --json | jq .title
     """
-    from retrieval.search import Filter, Fusion, Mode, Searcher
+    from retrieval.search import Fusion, Mode, Searcher
+    from store.database import Filter
     from store.records import Split
 
     wanted = Filter(titles, page_ids, sections, tuple(Split(split) for split in splits))

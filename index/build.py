@@ -73,6 +73,7 @@ class IngestReport:
     failed: int = 0
     quarantine: Path | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    pace: list[tuple[int, float]] = field(default_factory=list)  # (chunks encoded, seconds they took), in order
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,7 +347,7 @@ def _finish(
         counts = store.counts()
         vectors = Vectors(build.folder / VECTORS, counts.chunks, encoder.dim)
         with _timed(report, "encode"):
-            encode_shards(build, store, encoder, counts.chunks)
+            encode_shards(build, store, encoder, counts.chunks, report.pace)
         with _timed(report, "lexical"):
             _index_words(build, store, counts.chunks)
         with _timed(report, "dense"):
@@ -371,11 +372,20 @@ def _finish(
         )
 
 
-def encode_shards(build: _Build, store: Store, encoder: Encoder, rows: int) -> None:
+def encode_shards(build: _Build, store: Store, encoder: Encoder, rows: int, pace: list[tuple[int, float]]) -> None:
     """Makes every shard that is not there yet; a shard depends on its texts alone: any order, or twice, will do."""
     folder = build.folder / VECTORS
     folder.mkdir(exist_ok=True)
+    before = time.perf_counter()
     with bar("encoding", rows, "chunks", quiet=build.quiet) as shown:
+
+        def encoded(count: int) -> None:
+            nonlocal before
+            now = time.perf_counter()
+            pace.append((count, now - before))
+            before = now
+            shown.update(count)
+
         for number in range(shard_count(rows)):
             first = number * SHARD_ROWS
             stop = min(first + SHARD_ROWS, rows)
@@ -383,7 +393,7 @@ def encode_shards(build: _Build, store: Store, encoder: Encoder, rows: int) -> N
             shown.update(have)
             shown.initial += have  # what was there already must not flatter the rate
             if have < stop - first:
-                _encode_shard(build, store, encoder, number, have, stop, shown.update)
+                _encode_shard(build, store, encoder, number, have, stop, encoded)
 
 
 def _rows_at_hand(build: _Build, number: int, wanted: int, dim: int) -> int:

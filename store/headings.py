@@ -9,7 +9,7 @@ import re
 
 # "Cultural references" and "Energy sources" are not among them, nor are an author's "Works" or "Publications".
 _APPARATUS = re.compile(
-    r"(?:see also|notes?|notelist|endnotes|footnotes|citations|navigation|gallery|(?:works|literature) cited|related links"
+    r"(?:see also|notes?|notelist|endnotes|navigation|gallery|(?:works|literature) cited|related links"
     r"|(?:(?:additional|annotated|ancient|cited|etymological|explanatory|external|further|general|historical|inline|modern"
     r"|online|other|partial|primary|print|recommended|reference|secondary|select|selected|specific|suggested|web) )*"
     r"(?:references?|sources|reading|readings|links|bibliograph(?:y|ies)|literature|footnotes|citations|notes)"
@@ -18,13 +18,81 @@ _APPARATUS = re.compile(
 
 # Words that hardly stand in a heading without making it a sentence: finite verbs, of which English has few forms.
 _VERBS = frozenset(
-    ["is", "are", "was", "were", "am", "be", "been", "has", "have", "had", "does", "did", "do", "can", "could", "will", "would", "shall", "should", "might", "must", "cannot", "isn't", "aren't", "wasn't", "weren't", "hasn't", "haven't", "hadn't", "doesn't", "didn't", "don't", "can't", "couldn't", "won't", "wouldn't", "became", "becomes", "become", "began", "begins", "came", "comes", "gave", "gives", "went", "goes", "got", "gets", "made", "makes", "took", "takes", "said", "says", "wrote", "writes", "grew", "grows", "knew", "knows", "led", "leads", "left", "lies", "lay", "met", "ran", "runs", "saw", "sees", "sent", "sold", "spent", "stood", "stands", "told", "thought", "won", "held", "holds", "kept", "keeps", "found", "finds", "brought", "brings", "built", "died", "born", "lived", "remains", "remained", "contains", "contained", "includes", "include", "included", "consists", "consisted", "appears", "appeared", "refers", "referred", "provides", "provided", "requires", "required", "allows", "allowed", "shows", "showed", "shown", "uses", "means", "meant", "seems", "seemed"]
+    """
+    is are was were am be been has have had does did do can could would shall should might must cannot
+    isn't aren't wasn't weren't hasn't haven't hadn't doesn't didn't don't can't couldn't won't wouldn't
+    became becomes become began begins came comes gave gives went goes got gets made makes took takes said says
+    wrote writes grew grows knew knows led met ran saw sees sold spent stood told won held kept keeps
+    brought died remained remains contains contained consists consisted appears appeared refers referred
+    provides provided requires allows allowed seems seemed describes lists operates exists occurs occur
+    encompasses include includes stands falls follows lives live flows moves contributes belongs represents employs releases
+    """.split()
 )
-# Words that begin a sentence, not a heading, where more than three words follow.
-_OPENERS = frozenset(["he", "she", "it", "they", "we", "i", "you", "there", "this", "these", "those", "however", "although", "when", "while", "if", "since", "after", "before"])
+# Words that begin a sentence, hardly ever a heading.
+_OPENERS = frozenset(
+    (
+        "He",
+        "She",
+        "It",
+        "They",
+        "We",
+        "You",
+        "I",
+        "There",
+        "This",
+        "These",
+        "Those",
+        "However",
+        "Although",
+        "Instead",
+    )
+)
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
-_QUOTED = re.compile(r'"[^"]*"|“[^”]*”|\([^()]*\)')
-_STOP_INSIDE = re.compile(r"[^\s.A-Z]{3,}[.!?]\s+[A-Z]")
+_ASIDE = re.compile(r'"[^"]*"|“[^”]*”|\([^()]*\)')
+_STOP_INSIDE = re.compile(r"[^\W\d_]{3,}[.!?]\s+[^\W\d_]")
+_DATED = re.compile(r"(?:In|On|By|Since|During)\s+(?:\w+\s+)?(?:\d{1,2},\s+)?\d{3,4}s?,")
+_FUTURE = re.compile(r"\b(?:will|may)\s+(?:not\s+|also\s+)?[a-z]{2,}\b")  # "Free will" is a heading
+# "joined the League" but not "Works based on", "Words borrowed from"; among nine words and more, those as well.
+_PAST = re.compile(r"(?<=\s)[a-z]{2,}ed\b(?! by\b| in\b| on\b| to\b| from\b| with\b| as\b)")
+_ANY_PAST = re.compile(r"(?<=\s)[a-z]{2,}ed\b")
+
+LONGEST = 90  # characters of a heading, and
+MOST = 12  # words
+
+
+def is_heading(line: str) -> bool:
+    """Whether a line that WikiExtractor wrote is a heading: short, ends in ".", and is no sentence.
+
+    A sentence is told by a common verb, or by a regular past tense where there are more than five words; neither
+    counts inside quotation marks or brackets ("I Am Legend" is a title). Where it cannot be told, a line up to
+    five words is a heading and a longer one too, for headings outnumber sentences of twelve words nine to one.
+    """
+    core = line[:-1]
+    if not line.endswith(".") or not 1 < len(line) <= LONGEST:
+        return False
+    if not core[-1].isalnum() and core[-1] not in ")\"'”’!?%°+#*.":
+        return False
+    if core.endswith(".") and not re.search(r"\b[A-Z]\.$", core):  # "Export to the U.S..", not "And so on..."
+        return False
+    if not _begins_like_one(core.lstrip("\"'“‘(¿¡")):
+        return False
+    words = core.split()
+    bare = _ASIDE.sub(" ", core)
+    if len(words) > MOST or _STOP_INSIDE.search(bare) or _DATED.match(bare):
+        return False
+    if len(words) > 2 and words[0] in _OPENERS:
+        return False
+    if has_verb(bare) or _FUTURE.search(bare):
+        return False
+    return len(words) <= 5 or not (_PAST if len(words) <= 8 else _ANY_PAST).search(bare)
+
+
+def _begins_like_one(core: str) -> bool:
+    """A capital, a digit, a letter of a script without capitals, or a name like iPhone, p–n junction, e-mail."""
+    first, second = core[:1], core[1:2]
+    if first.isdigit() or (first.isalpha() and not first.islower()):
+        return True
+    return first.islower() and (second.isupper() or second in ("-", "–"))
 
 
 def is_apparatus(heading: str) -> bool:

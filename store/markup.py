@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 _COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
-_NOWIKI = re.compile(r"<nowiki>(.*?)</nowiki>|<nowiki\s*/>", re.DOTALL | re.IGNORECASE)
+_NOWIKI = re.compile(r"<(/?)nowiki\s*(/?)>", re.IGNORECASE)
 _SPECIAL = re.compile(r"[\[\]{}|<>'=*#:;&!-]")
 
 # Elements that go with all they hold: notes, pictures, code, formulas, tables written in HTML.
@@ -27,11 +27,13 @@ _DROPPED_TAG = re.compile(rf"<(/?)({_DROPPED})\b([^<>]*?)(/?)>", re.IGNORECASE)
 _PLAIN_FORMULA = re.compile(r"<math[^<>]*>\s*([\w+\-*/=<>.,() ]{1,24}?)\s*</math>", re.IGNORECASE)
 _BREAK = re.compile(r"</?(?:br|hr|p|div|blockquote|center|li|dd|dt|poem|h[1-6])\b[^<>]*>", re.IGNORECASE)
 _TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
+_DEEP_LIST = re.compile(r"^([*#:;]{6})[*#:;]+", re.MULTILINE)
 _QUOTES = re.compile(r"'{2,}")
 
 # Opening and closing marks. A table's only count at the start of a line; `|}}` there ends a template instead.
 _MARK = re.compile(
-    r"\{\{+|\}\}+|^[ \t:*#]*\{\|(?!\})|^[ \t]*\|\}(?!\})|\[\[|\]\]|\[(?=(?:https?:|ftp:|mailto:|//))|\]", re.MULTILINE
+    r"\{\{+|\}\}+|^[ \t:*#]*\{\|(?!\})|^[ \t]*\|\}(?!\})|\[\[|\]\]|\[(?=(?:https?:|ftp:|mailto:|//))|\]",
+    re.MULTILINE,
 )
 _TABLE_ROW = re.compile(r"^[ \t]*(?:\{\||\|[-+}|]?|!).*\n?", re.MULTILINE)
 _NAME = re.compile(r"\s*([^|{}\[\]\n]*)")
@@ -64,14 +66,27 @@ def reduced(wikitext: str, keeps: Callable[[str], bool]) -> str:
     tags part.
     """
     text = _COMMENT.sub("", wikitext)
-    text = _NOWIKI.sub(lambda match: _SPECIAL.sub(lambda char: f"&#{ord(char[0])};", match[1] or ""), text)
+    text = _escaped(text)
     text = _PLAIN_FORMULA.sub(r"\1", text)
     text = _without_elements(text)
     text = _TAG.sub("", _BREAK.sub("\n\n", text))
     text = _paired(text, keeps)
     text = _TABLE_ROW.sub("", text)
+    text = _DEEP_LIST.sub(r"\1", text)
     text = text.replace("<", "&lt;").replace("{|", "")
     return _QUOTES.sub(_apostrophes, text)
+
+
+def _escaped(text: str) -> str:
+    """The text with what stands between nowiki tags written so that nothing in it is markup any more."""
+    pieces, position, inside = list[str](), 0, False
+    for tag in _NOWIKI.finditer(text):
+        piece = text[position : tag.start()]
+        closes = bool(tag[1]) and inside
+        pieces.append(_SPECIAL.sub(lambda char: f"&#{ord(char[0])};", piece) if closes else piece)
+        inside = (inside and not tag[1]) or not (tag[1] or tag[2])
+        position = tag.end()
+    return "".join([*pieces, text[position:]])
 
 
 def _apostrophes(quotes: re.Match[str]) -> str:
@@ -104,7 +119,7 @@ def _without_elements(text: str) -> str:
 def _paired(text: str, keeps: Callable[[str], bool]) -> str:
     """The text without tables, files, categories, unwanted templates, and marks that have no partner."""
     stack = [_Span("")]
-    counts = dict.fromkeys((_TEMPLATE, _TABLE, _LINK, _ADDRESS), 0)
+    counts = dict.fromkeys(("", _TEMPLATE, _TABLE, _LINK, _ADDRESS), 0)
     position = 0
     for mark in _MARK.finditer(text):
         stack[-1].pieces.append(text[position : mark.start()])
@@ -133,26 +148,27 @@ def _paired(text: str, keeps: Callable[[str], bool]) -> str:
             stack.append(_Span(opening))
             counts[opening] += 1
     stack[-1].pieces.append(text[position:])
-    while len(stack) > 1:
-        _give_up(stack, counts)
-    return "".join(stack[0].pieces)
+    return _taken(stack, counts, 0)
 
 
 def _close(stack: list[_Span], counts: dict[str, int], mark: str, keeps: Callable[[str], bool]) -> None:
     """Ends the nearest construct of this kind; those opened inside it and never ended lose their marks."""
     if not counts[mark]:
         return
-    while stack[-1].mark != mark:
-        _give_up(stack, counts)
-    inside = "".join(stack.pop().pieces)
-    counts[mark] -= 1
+    start = len(stack) - 1
+    while stack[start].mark != mark:
+        start -= 1
+    inside = _taken(stack, counts, start)
     stack[-1].pieces.append(_kept(mark, inside, keeps))
 
 
-def _give_up(stack: list[_Span], counts: dict[str, int]) -> None:
-    span = stack.pop()
-    counts[span.mark] -= 1
-    stack[-1].pieces.extend(span.pieces)
+def _taken(stack: list[_Span], counts: dict[str, int], start: int) -> str:
+    """Takes the constructs from `start` on off the stack and gives the text in them."""
+    spans = stack[start:]
+    del stack[start:]
+    for span in spans:
+        counts[span.mark] -= 1
+    return "".join(piece for span in spans for piece in span.pieces)
 
 
 def _kept(mark: str, inside: str, keeps: Callable[[str], bool]) -> str:

@@ -62,9 +62,28 @@ def _around(before: str, after: str = "") -> Says:
     return lambda values, named: f"{before}{_at(values, 0)}{after}" if _at(values, 0) else ""
 
 
-_UNITS = {"sqmi": "sq mi", "sqft": "sq ft", "sqkm": "km2", "cuft": "cu ft", "cumi": "cu mi", "C": "°C", "F": "°F"}
+_UNITS = {
+    "sqmi": "sq mi",
+    "sqft": "sq ft",
+    "sqkm": "km2",
+    "cuft": "cu ft",
+    "cumi": "cu mi",
+    "C": "°C",
+    "F": "°F",
+}
 _MULTIPLES = {"e3": "thousand", "e6": "million", "e9": "billion"}
-_BETWEEN = {"to": "to", "-": "–", "–": "–", "and": "and", "or": "or", "by": "by", "x": "×", "×": "×", "+/-": "±", "±": "±"}
+_SMALLER_UNITS = {"ft": ("in",), "yd": ("ft",), "mi": ("yd", "chain"), "lb": ("oz",), "st": ("lb",)}
+_BETWEEN = {
+    "to": "to",
+    "-": "–",
+    "–": "–",
+    "and": "and",
+    "or": "or",
+    "by": "by",
+    "x": "×",
+    "×": "×",
+    "+/-": "±",
+}
 
 
 def _convert(values: Sequence[str], named: dict[str, str]) -> str:
@@ -81,7 +100,7 @@ def _convert(values: Sequence[str], named: dict[str, str]) -> str:
         unit = unit[2:]
     words.append(_UNITS.get(unit, unit))
     # {{convert|6|ft|2|in}}: a second amount with its unit, not a number of digits to round to.
-    if len(rest) >= 3 and unit in ("ft", "lb", "st", "mi", "yd") and rest[2].strip() in ("in", "oz", "lb", "yd", "ft", "chain"):
+    if len(rest) >= 3 and rest[2].strip() in _SMALLER_UNITS.get(unit, ()):
         words += [rest[1].strip(), rest[2].strip()]
     return " ".join(word for word in words if word)
 
@@ -98,7 +117,20 @@ def _as_of(values: Sequence[str], named: dict[str, str]) -> str:
     return " ".join(word for word in (start, day, month, year) if word)
 
 
-_MONTHS = ["January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November", "December"]
+_MONTHS = [
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
+]
 
 
 def _fraction(values: Sequence[str], named: dict[str, str]) -> str:
@@ -140,19 +172,23 @@ def _named(names: str, says: Says) -> dict[str, Says]:
 
 _TEMPLATES: dict[str, Says] = {
     # Only the looks of the words, or their language, are the template's business.
-    **_named("nowrap|nobr|nobreak|small|smaller|big|large|larger|midsize|sc|smallcaps|sc1|sm|em|strong|resize", _first),
-    **_named("abbr|abbrlink|tooltip|unicode|math|mvar|var|tmath|pad|underline|not a typo|as written|proper name", _first),
-    **_named("flag|flagcountry|flagu|ill|interlanguage link|link-interwiki|columns-list|plainlist|citation needed span", _first),
+    **_named(
+        "nowrap|nobr|nobreak|small|smaller|big|large|larger|midsize|sc|smallcaps|sm|em|strong|resize", _first
+    ),
+    **_named("abbr|tooltip|unicode|math|mvar|var|underline|not a typo|as written|proper name", _first),
+    **_named(
+        "flag|flagcountry|flagu|ill|interlanguage link|columns-list|plainlist|citation needed span", _first
+    ),
     **_named("lang|script|font|fontcolor|rtl-lang|color|colored link|langr|sort", _second),
     **_named("transl|transliteration|translit", _last),
     **_named("chem|chem2|mono|code|kbd", _all),
     **_named("quote|blockquote|cquote|quotation|bquote|rquote", _quoted),
     # Amounts, dates, signs.
     **_named("convert|cvt", _convert),
-    **_named("frac|fraction|sfrac|num|fract", _fraction),
+    **_named("frac|fraction|sfrac", _fraction),
     **_named("val", _value),
     **_named("as of", _as_of),
-    **_named("circa|c.|ca.", lambda values, named: " ".join(["c.", *(value.strip() for value in values[:1])])),
+    **_named("circa|c.|ca.", lambda values, named: f"c. {_at(values, 0)}".strip()),
     **_named("fl.|floruit", _around("fl. ")),
     **_named("e", _around("×10^")),
     **_named("sup", _around("^")),
@@ -169,7 +205,7 @@ _TEMPLATES: dict[str, Says] = {
     # Names that are written as templates.
     **_named("nihongo|nihongo2|nihongo3", _japanese),
     **_named("ship", _ship),
-    **{name.lower(): _around(f"{name} ") for name in ("HMS", "USS", "SS", "RMS", "HMAS", "HMCS", "MS", "MV", "SMS", "USCGC")},
+    **{name.lower(): _around(f"{name} ") for name in ("HMS", "USS", "SS", "RMS", "HMAS", "HMCS", "MS", "MV")},
     # Signs that would be in the way of the markup.
     **_named("snd|spaced ndash|spnd|sndash|spaced en dash", _constant(" – ")),
     **_named("ndash|endash|en dash", _constant("–")),

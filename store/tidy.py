@@ -49,6 +49,7 @@ def unescape(text: str) -> str:
 
 def mended(line: str) -> str:
     """The line without the holes that dropped templates leave: empty brackets, loose or doubled commas."""
+    line = _RUN.sub(" ", line)  # first: the patterns below take a run of spaces apart from each of its places
     if "(" in line or "[" in line:
         line = _EMPTY_BRACKETS.sub("", line)
         line = _BEFORE_CLOSING.sub("", _AFTER_OPENING.sub(r"\1", line))

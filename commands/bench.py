@@ -1,0 +1,89 @@
+"""`lookahead bench`: speed, memory and fidelity as tables, for the README and for whoever doubts it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from commands.common import collection_option, existing_collection, json_option, print_json
+
+if TYPE_CHECKING:
+    from retrieval.benchmarks.measured import Figure
+
+
+@click.group()
+def bench() -> None:
+    """Measure this machine with real work. Nothing here is a test; figures are medians and ratios of one run."""
+
+
+@bench.command("ingest")
+@click.argument("source", type=click.Path(path_type=Path, exists=True))
+@json_option
+@click.pass_obj
+def ingest(home: Path, source: Path, as_json: bool) -> None:
+    """Ingest SOURCE into a throw-away collection: speed against sentence-transformers, overhead, pace, memory.
+
+    \b
+    Example:
+      lookahead bench ingest ../shared/data/enwiki/AA
+    """
+    from retrieval.benchmarks.ingest import bench_ingest
+
+    home.mkdir(parents=True, exist_ok=True)
+    _print(bench_ingest(source, home, _say), as_json)
+
+
+@bench.command("search")
+@collection_option
+@click.option("--questions", type=click.Path(path_type=Path), required=True, help="SQuAD JSON, TREC topics, or TSV.")
+@click.option("--limit", type=click.IntRange(20), default=500, show_default=True, help="How many of them.")
+@json_option
+@click.pass_obj
+def search(home: Path, name: str | None, questions: Path, limit: int, as_json: bool) -> None:
+    """Time searches with real questions: as whole processes, in process, part by part.
+
+    \b
+    Example:
+      lookahead bench search -c wiki --questions ../shared/data/squad/squad-v2.0-dev-part1.json
+    """
+    import numpy as np
+
+    from retrieval.benchmarks.search import bench_search
+    from retrieval.questions import read_questions
+
+    texts = [question.text for question in read_questions(questions).questions]
+    drawn = np.random.default_rng(0).permutation(len(texts))[:limit]
+    _print(bench_search(existing_collection(home, name), home, [texts[place] for place in drawn], _say), as_json)
+
+
+@bench.command("wikitext")
+@click.argument("dump", type=click.Path(path_type=Path, exists=True))
+@click.argument("reference", type=click.Path(path_type=Path, exists=True))
+def wikitext(dump: Path, reference: Path) -> None:
+    """Compare our text of a DUMP with WikiExtractor's text of the same pages in the folder REFERENCE.
+
+    \b
+    Example:
+      lookahead bench wikitext ../shared/data/dump/enwiki-20160407-pages-articles1-shortened.xml.bz2 \\
+          ../shared/data/enwiki
+    """
+    from retrieval.benchmarks.wikitext import compare_with_extractor, in_words
+
+    click.echo(in_words(compare_with_extractor(dump, reference)))
+
+
+def _print(figures: Sequence[Figure], as_json: bool) -> None:
+    from retrieval.benchmarks.measured import markdown
+
+    if as_json:
+        for figure in figures:
+            print_json(figure.as_json())
+    else:
+        click.echo(markdown(figures))
+
+
+def _say(sentence: str) -> None:
+    click.echo(sentence, err=True)

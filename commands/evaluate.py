@@ -1,0 +1,121 @@
+"""`lookahead evaluate`: how good it is, with baselines, intervals, and checks of the test itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+
+import click
+
+from commands.common import collection_option, existing_collection, json_option, print_json
+from store.records import LookaheadError
+
+
+@click.group()
+def evaluate() -> None:
+    """Measure a collection or a model."""
+
+
+@evaluate.command("search")
+@click.option("--questions", type=click.Path(path_type=Path), required=True, help="SQuAD JSON, TREC topics, or TSV.")
+@click.option("--qrels", type=click.Path(path_type=Path), help="Of TREC topics.  [default: found beside them]")
+@collection_option
+@click.option("--add-paragraphs", is_flag=True, help="Search a SQuAD file's own paragraphs among the collection.")
+@click.option("--limit", type=click.IntRange(1), help="Only so many questions, drawn with --seed.")
+@click.option("--fusion", type=click.Choice(["zsum", "rrf"]), default="zsum", help="How hybrid joins the lists.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the bootstrap and of --limit.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for JSON, TREC runs and a plot.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+@json_option
+@click.pass_obj
+def search(
+    home: Path,
+    questions: Path,
+    qrels: Path | None,
+    name: str | None,
+    add_paragraphs: bool,
+    limit: int | None,
+    fusion: str,
+    seed: int,
+    out: Path | None,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Ask every question by meaning, by words and by both, and count where the right answer came.
+
+    \b
+    Examples:
+      lookahead evaluate search --questions data/sample/questions.tsv -c sample
+      lookahead evaluate search --questions ../shared/data/squad/squad-v2.0-dev-part1.json --add-paragraphs -c wiki
+      lookahead evaluate search --questions ../shared/data/miracl-en/topics-train.tsv -c wiki --out out/miracl
+    """
+    import contextlib
+    from dataclasses import replace
+
+    import numpy as np
+
+    from retrieval import evaluate_search as asking
+    from retrieval.plots import plot_recall_curves
+    from retrieval.questions import Unit, groups_of, read_questions, within
+    from retrieval.reports import SearchReport
+    from retrieval.runs import write_run
+    from retrieval.search import Fusion, Searcher
+    from store.generations import write_atomically
+
+    collection = existing_collection(home, name)
+    asked = read_questions(questions, qrels)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        searched = collection
+        if add_paragraphs:
+            searched = stack.enter_context(asking.with_paragraphs(collection, asked, quiet=quiet or as_json))
+        searcher = stack.enter_context(Searcher.open(searched))
+        pages = {row.page_id for row in searcher.store.articles()}
+        if asked.unit is Unit.PARAGRAPH and not add_paragraphs:
+            asked = asking.by_title(asked, searcher.store)
+        elif asked.unit is Unit.ARTICLE:
+            asked = within(asked, pages)
+            if not asked.questions:
+                raise LookaheadError(f"none of the pages that {questions} asks for is in {collection.name}")
+        unit_of = asking.paragraph_unit(asked) if asked.unit is Unit.PARAGRAPH else asking.page_unit
+        if limit is not None and limit < len(asked.questions):
+            drawn = np.sort(np.random.default_rng(seed).choice(len(asked.questions), limit, replace=False))
+            left_out = asked.left_out | {"beyond --limit": len(asked.questions) - limit}
+            asked = replace(asked, questions=tuple(asked.questions[i] for i in drawn), left_out=left_out)
+        ranks, runs = asking.ask(searcher, asked, unit_of, fusion=Fusion(fusion), quiet=quiet or as_json)
+        counts = dict(searcher.generation.manifest.counts)
+    report = SearchReport.of(
+        asked,
+        ranks,
+        units=len(pages),
+        collection=collection.name,
+        counts=counts,
+        command=_command(),
+        seed=seed,
+    )
+    if as_json:
+        print_json(report.as_json())
+    else:
+        click.echo(report.table())
+    if out is not None:
+        raw = json.dumps(report.as_json(), indent=1, ensure_ascii=False).encode()
+        write_atomically(out / "report.json", raw)
+        write_atomically(out / "report.md", report.markdown().encode())
+        for mode, run in runs.items():
+            write_run(out / f"{mode}.run", {key: _spaceless(found) for key, found in run.items()}, f"lookahead-{mode}")
+        plot_recall_curves(ranks, out / "recall.png", f"{asked.name} in {collection.name}", groups_of(asked), seed=seed)
+        click.echo(f"report.json, report.md, three TREC runs and recall.png are in {out.absolute()}", err=True)
+
+
+def _spaceless(found: list[tuple[str, float]]) -> list[tuple[str, float]]:
+    """A TREC run separates by white space, and paragraph keys may hold some."""
+    return [("_".join(unit.split()), score) for unit, score in found]
+
+
+def _command() -> str:
+    """What was typed, so that a figure can be made again."""
+    return shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]])
