@@ -50,7 +50,7 @@ def plot_recall_curves(
     FigureCanvasAgg(figure)  # the canvas that needs no screen, without pyplot's global state
     axes = figure.add_subplot()
     cuts = np.arange(1, DEEPEST + 1)
-    lowest = 1.0
+    lines, labels, lowest = [], [], 1.0
     styles = dict(zip(rows, cycle(_STYLES), strict=False))  # by the order given: a row looks alike in every picture
     for name, ranks in _best_first(rows):
         color, dashes = styles[name]
@@ -58,7 +58,8 @@ def plot_recall_curves(
         low, high = np.array([bootstrap_interval(values, groups, seed=seed) for values in found]).T
         axes.fill_between(cuts, low, high, color=color, alpha=0.15, linewidth=0)
         means = [values.mean() for values in found]
-        axes.plot(cuts, means, color=color, linestyle=dashes, linewidth=1.8, label=f"{name}  (R@1 {means[0]:.3f})")
+        lines += axes.plot(cuts, means, color=color, linestyle=dashes, linewidth=1.8)
+        labels.append(f"{name}  (R@1 {means[0]:.3f})")
         lowest = min(lowest, float(low.min()))
     axes.set_xscale("log")
     axes.set_xlim(1, DEEPEST)
@@ -72,7 +73,8 @@ def plot_recall_curves(
     axes.grid(color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    legend = axes.legend(loc="lower right", frameon=False, title="shaded: 95 % interval", alignment="left")
+    legend = axes.legend(lines, labels, loc="lower right", frameon=False, title="shaded: 95 % interval")
+    legend.set_alignment("left")
     for label in legend.get_texts():
         label.set_parse_math(False)
     picture = io.BytesIO()

@@ -102,13 +102,15 @@ def within(question_set: QuestionSet, page_ids: AbstractSet[int]) -> QuestionSet
 
 
 def groups_of(question_set: QuestionSet) -> list[str] | None:
-    """The article each question is about, where a set has several paragraphs an article; else None.
+    """The article (or the same set of pages) each question is about; None where no two questions share one.
 
-    Such questions are not independent of each other: an interval must draw them together.
+    Questions about one article are not independent of each other: an interval must draw them together.
     """
     if question_set.unit is Unit.ARTICLE:
-        return None
-    return [min(question.relevant).rpartition("/")[0] for question in question_set.questions]
+        groups = [",".join(sorted(question.relevant)) for question in question_set.questions]
+    else:
+        groups = [min(question.relevant).rpartition("/")[0] for question in question_set.questions]
+    return groups if len(set(groups)) < len(groups) else None
 
 
 # -- SQuAD ---------------------------------------------------------------------------------------------------

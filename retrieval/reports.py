@@ -64,8 +64,9 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class SearchReport:
-    """An evaluation of search with all that is needed to repeat it. `clusters` is the number of articles that the
-    intervals draw as wholes, or None where each question was drawn by itself; `units` is what could have been found."""
+    """An evaluation of search with all that is needed to repeat it. `clusters` is the number of groups of
+    questions (see `groups_of`) that the intervals draw as wholes, or None where each question was drawn by itself;
+    `units` is what could have been found."""
 
     name: str
     unit: str
@@ -175,7 +176,9 @@ class SearchReport:
             f"({_number(difference.estimate.low, signed=True)} to {_number(difference.estimate.high, signed=True)})"
             for difference in self.differences
         ]
-        drawn = "" if self.clusters is None else f", the questions of each of {self.clusters} articles drawn together"
+        drawn = (
+            "" if self.clusters is None else f", questions about one article drawn together ({self.clusters:,} groups)"
+        )
         return [
             *lines,
             f"intervals: {100 * self.level:.0f} %, {self.resamples:,} bootstrap resamples, seed {self.seed}{drawn}",

@@ -28,8 +28,8 @@ def write_run(path: Path, run: Run, tag: str) -> None:
         scores = _falling([score for _, score in found])
         for rank, ((unit, _), score) in enumerate(zip(found, scores, strict=True), 1):
             columns = [question, "Q0", unit, str(rank), score, tag]
-            if any(len(column.split()) != 1 for column in columns):
-                raise ValueError(f"a run file holds no names with spaces: {columns}")
+            if any(len(column.split()) != 1 for column in columns) or score == "nan":
+                raise ValueError(f"a run file holds neither spaces in names nor scores that are no numbers: {columns}")
             lines.append(" ".join(columns) + "\n")
     write_atomically(path, "".join(lines).encode("utf-8"))
 
@@ -62,7 +62,7 @@ def _falling(scores: Sequence[float]) -> list[str]:
     written: list[str] = []
     limit = np.float32(np.inf)
     for score in scores:
-        limit = min(np.float32(score), np.nextafter(limit, np.float32(-np.inf)))
+        limit = np.minimum(np.float32(score), np.nextafter(limit, np.float32(-np.inf)))  # keeps what is no number
         written.append(str(limit))
     return written
 

@@ -20,17 +20,18 @@ FEWEST_WORDS = 10
 # Pages that are read ahead of the one whose turn it is, for each worker: one slow page must not idle the others.
 _AHEAD = 8
 
-# {{disambiguation}}, {{disambig|geo}}, {{Airport disambiguation}}, {{hndis}} … but not {{disambiguation needed}}, which
-# stands behind a single link, nor {{other uses|X (disambiguation)}}.
+# {{disambiguation}}, {{disambig|geo}}, {{Airport disambiguation}}, {{hndis}} … but not {{disambiguation needed}},
+# which stands behind a link, nor the hatnote {{other uses|X (disambiguation)}}.
 _DISAMBIGUATION = re.compile(
-    r"\{\{\s*(?:template:)?(?:"
-    r"[\w -]{0,40}\bdisambig(?!\w*[ _](?:needed|link))\w*(?:[ _]cleanup)?|disamb|dab|[a-z]{2,8}dis|mathdab"
+    r"\{\{\s*(?:template:)?(?!redirect|other|about|for\b)(?:"
+    r"[\w -]{0,40}\bdisambig\w*(?:[ _]cleanup)?|disamb|dab|mathdab|(?:hn|geo|math|number|school|road|hospital)dis"
     r"|begriffsklärung|homonymie|desambiguaci[oó]n|desambiguação|disambigua|doorverwijspagina|ujednoznacznienie"
     r"|многозначность|неоднозначность|曖昧さ回避|aimai|消歧义|消歧義|förgrening"
     r")\s*(?:\||\}\})|__DISAMBIG__",
     re.IGNORECASE,
 )
 _MAY_REFER = re.compile(r"\b(?:may|can|could|might)\b(?: \w+){0,2} (?:refer|stand)(?:s|ed)?\b[^.]{0,60}:$")
+_LONGEST_ITEM = 50  # words of a line in a list of meanings
 
 
 def articles(
@@ -80,8 +81,8 @@ def clean(page: Page) -> Article | Skipped:
         return Skipped(page.page_id, title, "disambiguation", False)
     if page.layout is Layout.WIKITEXT and _DISAMBIGUATION.search(page.body):
         return Skipped(page.page_id, title, "disambiguation", False)
-    sections = _sections(page)
-    if sections and _MAY_REFER.search(sections[0].text.partition("\n")[0]):
+    sections = _sections(page, title)
+    if _only_refers(sections):
         return Skipped(page.page_id, title, "disambiguation", False)
     article = Article(page.page_id, title, sections)
     if article.words < FEWEST_WORDS:
@@ -89,7 +90,13 @@ def clean(page: Page) -> Article | Skipped:
     return article
 
 
-def _sections(page: Page) -> tuple[Section, ...]:
+def _only_refers(sections: tuple[Section, ...]) -> bool:
+    """Whether the text begins "X may refer to:" and goes on in short lines, not in paragraphs."""
+    first, *rest = [line for section in sections for line in section.text.split("\n")] or [""]
+    return bool(_MAY_REFER.search(first)) and all(len(line.split()) <= _LONGEST_ITEM for line in [first, *rest])
+
+
+def _sections(page: Page, title: str) -> tuple[Section, ...]:
     match page.layout:
         case Layout.WIKITEXT:
             # Imported here: only workers need the parser.
@@ -97,10 +104,10 @@ def _sections(page: Page) -> tuple[Section, ...]:
 
             return sections_of(page.body)
         case Layout.EXTRACTED:
-            return layouts.extracted(page.title, page.body)
+            return layouts.extracted(title, page.body)
         case Layout.SECTIONS:
             return layouts.sections(page.body)
         case Layout.MARKDOWN:
-            return layouts.markdown(page.title, page.body)
+            return layouts.markdown(title, page.body)
         case Layout.PLAIN:
             return layouts.plain(page.body)

@@ -27,8 +27,9 @@ _UNDERLINE = re.compile(r"^ {0,3}(?:=+|-+)[ \t]*$")
 _RULE = re.compile(r"^ {0,3}(?:(?:-[ \t]*){3,}|(?:\*[ \t]*){3,}|(?:_[ \t]*){3,})$")
 _FRONT = re.compile(r"\A---[ \t]*\n.*?\n(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL)
 _HTML_COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
-_PICTURE = re.compile(r"!\[[^\[\]]*\](?:\([^()]*\)|\[[^\[\]]*\])")
-_ANCHOR = re.compile(r"\[([^\[\]]+)\](?:\([^()]*\)|\[[^\[\]]*\])")
+_TARGET = r"(?:\((?:[^()]|\([^()]*\))*\)|\[[^\[\]]*\])"
+_PICTURE = re.compile(rf"!\[[^\[\]]*\]{_TARGET}")
+_ANCHOR = re.compile(rf"\[([^\[\]]+)\]{_TARGET}")
 _EMPHASIS = re.compile(r"(\*\*|__|\*|(?<!\w)_|~~)(?=\S)(.+?)(?<=\S)\1(?!\w)")
 _CODE = re.compile(r"(`+)(.+?)\1")
 
@@ -58,11 +59,12 @@ def _cleaned(body: str) -> Iterator[str]:
 
 def _headed(lines: list[str]) -> Iterator[tuple[str | None, str]]:
     last = len(lines) - 1
+    hashed = any(map(_HASHES.match, lines))  # newer versions mark their headings; what ends in "." is then a sentence
     for number, line in enumerate(lines):
         hashes = _HASHES.match(line)
         if hashes:
             yield hashes[2].rstrip("."), ""
-        elif number < last and is_heading(line):
+        elif number < last and not hashed and is_heading(line):
             yield line[:-1], ""
         else:
             yield None, _BULLET.sub("", line) if line.startswith("- ") else line

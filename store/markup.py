@@ -163,12 +163,17 @@ def _close(stack: list[_Span], counts: dict[str, int], mark: str, keeps: Callabl
 
 
 def _taken(stack: list[_Span], counts: dict[str, int], start: int) -> str:
-    """Takes the constructs from `start` on off the stack and gives the text in them."""
+    """Takes the constructs from `start` on off the stack and gives the text in them.
+
+    A table that was never ended keeps its mark, by which its first row is known and dropped.
+    """
     spans = stack[start:]
     del stack[start:]
+    pieces = list[str]()
     for span in spans:
         counts[span.mark] -= 1
-    return "".join(piece for span in spans for piece in span.pieces)
+        pieces += [_TABLE, *span.pieces] if span.mark == _TABLE else span.pieces
+    return "".join(pieces)
 
 
 def _kept(mark: str, inside: str, keeps: Callable[[str], bool]) -> str:

@@ -172,13 +172,9 @@ def _named(names: str, says: Says) -> dict[str, Says]:
 
 _TEMPLATES: dict[str, Says] = {
     # Only the looks of the words, or their language, are the template's business.
-    **_named(
-        "nowrap|nobr|nobreak|small|smaller|big|large|larger|midsize|sc|smallcaps|sm|em|strong|resize", _first
-    ),
+    **_named("nowrap|nobr|nobreak|small|smaller|big|large|larger|midsize|sc|smallcaps|sm|em|strong|resize", _first),
     **_named("abbr|tooltip|unicode|math|mvar|var|underline|not a typo|as written|proper name", _first),
-    **_named(
-        "flag|flagcountry|flagu|ill|interlanguage link|columns-list|plainlist|citation needed span", _first
-    ),
+    **_named("flag|flagcountry|flagu|ill|interlanguage link|columns-list|plainlist|citation needed span", _first),
     **_named("lang|script|font|fontcolor|rtl-lang|color|colored link|langr|sort", _second),
     **_named("transl|transliteration|translit", _last),
     **_named("chem|chem2|mono|code|kbd", _all),

@@ -68,13 +68,13 @@ def _lines(wikitext: str) -> list[str]:
 def _plain(wikitext: str) -> str:
     """Reduced wikitext without its markup; its lines, and the marks at their start, stay."""
     code = mwparserfromhell.parse(wikitext, skip_style_tags=True)
-    return _LEFT_OVER.sub("", tidy.normal("".join(_words(code.nodes))))
+    return tidy.normal("".join(_words(code.nodes)))
 
 
 def _words(nodes: Iterable[Node]) -> Iterator[str]:
     for node in nodes:
         if isinstance(node, Text):
-            yield str(node.value)
+            yield _LEFT_OVER.sub("", str(node.value))
         elif isinstance(node, HTMLEntity):
             yield node.normalize() or ""
         elif isinstance(node, Wikilink):
@@ -85,7 +85,7 @@ def _words(nodes: Iterable[Node]) -> Iterator[str]:
             yield _template(node)
         else:
             # Nothing else is left by `reduced`; what the parser still sees (`;term` as a tag, say) is text.
-            yield str(node)
+            yield _LEFT_OVER.sub("", str(node))
 
 
 def _of(code: Wikicode | None) -> str:

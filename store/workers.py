@@ -68,9 +68,7 @@ class Pool(Generic[T, R]):
     def __enter__(self) -> Pool[T, R]:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         for worker in list(self._workers):
             self._remove(worker)
 
@@ -129,9 +127,7 @@ class Pool(Generic[T, R]):
         except (EOFError, OSError):
             worker.process.join(1)
             code = worker.process.exitcode
-            killed = (
-                f"killed by signal {-code}" if code is not None and code < 0 else f"ended with code {code}"
-            )
+            killed = f"killed by signal {-code}" if code is not None and code < 0 else f"ended with code {code}"
             self._give_up(worker, Failure("error", f"the worker process was {killed}"))
             return
         if not worker.ready:
@@ -149,9 +145,7 @@ class Pool(Generic[T, R]):
         elif not worker.ready:
             self._died_early += 1
             if self._died_early >= _STARTS:
-                raise LookaheadError(
-                    f"a worker process could not start ({failure.detail}); its own message is above"
-                )
+                raise LookaheadError(f"a worker process could not start ({failure.detail}); its own message is above")
 
     def _remove(self, worker: _Worker[R]) -> None:
         self._workers.remove(worker)
@@ -171,9 +165,7 @@ def _serve(function: Callable[[T], R], pipe: Connection, seconds: float, megabyt
             item = pipe.recv()
         except (EOFError, OSError):
             return
-        signal.setitimer(
-            signal.ITIMER_REAL, seconds * 1.5 + 5
-        )  # for when the parent is no longer there to do it
+        signal.setitimer(signal.ITIMER_REAL, seconds * 1.5 + 5)  # for when the parent is no longer there to do it
         result: R | Failure
         try:
             result = function(item)

@@ -86,7 +86,7 @@ def test_recall_and_reciprocal_rank_agree_with_ir_measures(seed: int) -> None:
 @given(some_ranks, st.integers(1, 100))
 def test_recall_bounds_reciprocal_rank_and_grows_with_k(ranks: list[int | None], k: int) -> None:
     near, far, reciprocal = recall_at(ranks, k), recall_at(ranks, k + 1), reciprocal_rank(ranks, k)
-    assert ((0 <= near) & (near <= far) & (far <= 1)).all()
+    assert ((near >= 0) & (near <= far) & (far <= 1)).all()
     assert ((recall_at(ranks, 1) <= reciprocal) & (reciprocal <= near)).all()
 
 

@@ -30,9 +30,7 @@ def read(path: Path, on_bytes: OnBytes | None = None) -> Iterator[Page | Skipped
         yield Skipped(None, path.name, "truncated", True, f"{path}: {error}")
 
 
-def page_of(
-    raw: bytes, place: str, *, identity: str = "page_id", layout: Layout = Layout.PLAIN
-) -> Page | Skipped:
+def page_of(raw: bytes, place: str, *, identity: str = "page_id", layout: Layout = Layout.PLAIN) -> Page | Skipped:
     """The page that one line holds; `identity` names the key of its id and `layout` says how `text` is written.
 
     Without an id the page gets one from its title, the same every time.
@@ -70,9 +68,7 @@ def page_of(
         return Page(page_id, name, body, Layout.SECTIONS)
     text = record.get("text")
     if not isinstance(text, str):
-        return Skipped(
-            page_id, name, "bad text", True, f"{place}: expected a text or sections, found {_shown(text)}"
-        )
+        return Skipped(page_id, name, "bad text", True, f"{place}: expected a text or sections, found {_shown(text)}")
     return Page(page_id, name, text, layout)
 
 

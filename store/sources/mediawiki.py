@@ -107,9 +107,7 @@ def _page(page: Element, revision: Element | None, prefixes: set[str]) -> Page |
     title = tidy.one_line(about.get("title", ""))
     digits = about.get("id", "").strip()
     if not (digits.isascii() and digits.isdigit() and title):
-        return Skipped(
-            None, title or "a page without a title", "bad page", True, f"id {digits!r}, title {title!r}"
-        )
+        return Skipped(None, title or "a page without a title", "bad page", True, f"id {digits!r}, title {title!r}")
     page_id, body = int(digits), content.get("text", "")
     space = about.get("ns", "").strip()
     if space not in ("", "0") or (not space and title.partition(":")[0] in prefixes):

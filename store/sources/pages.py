@@ -21,9 +21,7 @@ class Layout(StrEnum):
     """How a page's body is written."""
 
     WIKITEXT = "wikitext"
-    EXTRACTED = (
-        "extracted"  # WikiExtractor's text: perhaps the title first, headings are short lines ending in "."
-    )
+    EXTRACTED = "extracted"  # WikiExtractor's text: perhaps the title first, headings are short lines ending in "."
     SECTIONS = "sections"  # a JSON list of {"heading": …, "text": …}
     PLAIN = "plain"
     MARKDOWN = "markdown"

@@ -46,20 +46,14 @@ def _format_of_file(path: Path) -> str:
     try:
         start = head(path)
     except DAMAGED as error:
-        raise LookaheadError(
-            f"{path} cannot be read: {error}; if it is worth trying, pass --format"
-        ) from error
+        raise LookaheadError(f"{path} cannot be read: {error}; if it is worth trying, pass --format") from error
     if packed := foreign(start):
-        raise LookaheadError(
-            f"{path} is {packed}: unpack it first (plain, .bz2 and .gz files are read as they are)"
-        )
+        raise LookaheadError(f"{path} is {packed}: unpack it first (plain, .bz2 and .gz files are read as they are)")
     if not start.strip():
         raise LookaheadError(f"{path} holds no text: it is empty")
     found = recognised(start, folder.suffix_of(path))
     if not found:
-        raise LookaheadError(
-            f"{path} begins with {_shown(start)}: no known format; pass --format {'|'.join(FORMATS)}"
-        )
+        raise LookaheadError(f"{path} begins with {_shown(start)}: no known format; pass --format {'|'.join(FORMATS)}")
     return found
 
 
@@ -85,9 +79,7 @@ def recognised(start: bytes, suffix: str) -> str:
     if start.lstrip().startswith(b"<doc "):
         return "wikiextractor"
     if _OBJECT.match(start) and (keys := _keys(start)) is not None:
-        return (
-            "wikiextractor" if {"id", "url", "title", "text"} <= keys and "page_id" not in keys else "jsonl"
-        )
+        return "wikiextractor" if {"id", "url", "title", "text"} <= keys and "page_id" not in keys else "jsonl"
     if suffix in folder.SUFFIXES and b"\x00" not in start:
         return "text"
     return ""

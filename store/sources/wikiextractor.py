@@ -37,9 +37,7 @@ def _documents(path: Path, found: Iterator[bytes | None]) -> Iterator[Page | Ski
             opening, body, size = "", [], 0
         elif raw.startswith(b"<doc "):
             if opening:
-                yield Skipped(
-                    None, f"{path.name}: {opening}", "truncated", True, "a <doc> begins before </doc>"
-                )
+                yield Skipped(None, f"{path.name}: {opening}", "truncated", True, "a <doc> begins before </doc>")
             opening, body, size = raw.decode("utf-8", "replace"), [], 0
         elif opening and raw.strip() == b"</doc>":
             yield _document(path, opening, body)
@@ -47,9 +45,7 @@ def _documents(path: Path, found: Iterator[bytes | None]) -> Iterator[Page | Ski
         elif opening:
             size += len(raw) + 1
             if size > LONGEST:
-                yield Skipped(
-                    None, f"{path.name}: {opening}", "too long", True, f"more than {LONGEST:,} bytes"
-                )
+                yield Skipped(None, f"{path.name}: {opening}", "too long", True, f"more than {LONGEST:,} bytes")
                 opening, body, size = "", [], 0
             body.append(raw)
         elif raw.startswith(b"{"):
@@ -64,9 +60,7 @@ def _documents(path: Path, found: Iterator[bytes | None]) -> Iterator[Page | Ski
 def _document(path: Path, opening: str, body: list[bytes]) -> Page | Skipped:
     number, title = _ID.search(opening), _TITLE.search(opening)
     if number is None or title is None or not title[1].strip():
-        return Skipped(
-            None, f"{path.name}: {opening}", "bad doc line", True, "expected <doc id=… url=… title=…>"
-        )
+        return Skipped(None, f"{path.name}: {opening}", "bad doc line", True, "expected <doc id=… url=… title=…>")
     page_id, name = int(number[1]), tidy.one_line(tidy.unescape(title[1]))
     try:
         text = b"\n".join(body).decode("utf-8")

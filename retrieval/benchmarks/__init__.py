@@ -1,0 +1,1 @@
+"""The figures: measurements that print a table, each against a reference that is not ours."""

@@ -1,0 +1,37 @@
+"""What every test shares: Hypothesis without chance or a clock, and no way out to the network."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when the hub's client is first imported
+
+settings.register_profile(
+    "lookahead",
+    database=None,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("lookahead")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _stay_at_home() -> Iterator[None]:
+    """A connection to anything but this machine fails the test that made it."""
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: Any) -> None:
+        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            raise AssertionError(f"a test reached for the network: {address}")
+        connect(self, address)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", guarded)
+        yield
