@@ -70,9 +70,9 @@ def wikitext(dump: Path, reference: Path) -> None:
       lookahead bench wikitext ../shared/data/dump/enwiki-20160407-pages-articles1-shortened.xml.bz2 \\
           ../shared/data/enwiki
     """
-    from retrieval.benchmarks.wikitext import compare_with_extractor, in_words
+    from retrieval.benchmarks.wikitext import as_text, compare_with_extractor
 
-    click.echo(in_words(compare_with_extractor(dump, reference)))
+    click.echo(as_text(compare_with_extractor(dump, reference)))
 
 
 def _print(figures: Sequence[Figure], as_json: bool) -> None:

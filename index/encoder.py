@@ -104,14 +104,19 @@ def prepare(
 
 
 def open_encoder(folder: Path, *, bulk: bool = False, device: str = "auto") -> Encoder:
-    """The encoder a generation carries. `bulk` is for throughput; otherwise for the shortest wait of one query."""
+    """The encoder a generation carries. `bulk` is for throughput; otherwise for the shortest wait of one query.
+
+    `device` "auto" takes a GPU for bulk work where there is one, and never for a query.
+    """
     recipe = read_recipe(folder)
+    if device == "auto":
+        device = "cuda" if bulk and recipe["kind"] != HASHING and _gpu() else "cpu"
     match recipe["kind"]:
         case "hashing":
             from index.hashing import HashingEncoder
 
             return HashingEncoder()
-        case "openvino" if device in ("auto", "cpu"):
+        case "openvino" if device == "cpu":
             from index.fast import FastEncoder
 
             return FastEncoder.open(folder, bulk=bulk)
@@ -132,6 +137,14 @@ def refuse_other_space(wanted: Fingerprint, found: Fingerprint, *, what: str) ->
     """Raises, naming both, when vectors of the two cannot be compared."""
     if wanted != found:
         raise LookaheadError(f"{what} is for {wanted}, but this is {found}; vectors of the two cannot be compared")
+
+
+def _gpu() -> bool:
+    if not Path("/dev/nvidiactl").exists():  # torch, which would know, takes seconds to import
+        return False
+    from index.conversion import gpu_at_hand
+
+    return gpu_at_hand()
 
 
 def read_recipe(folder: Path) -> dict[str, Any]:

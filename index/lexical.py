@@ -5,6 +5,7 @@ It does not know vectors; a filter reaches it as a set of ids.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from index.dense import Hit, IdSet
 from store.records import LookaheadError
 
-TITLE_WEIGHT = 1.0
+TITLE_WEIGHT = 0.25  # of a word in the title against one in the text; measured: README
 LONGEST_QUERY = 64  # different words; the rest of a longer query is not looked up
 _SET_QUERY_BELOW = 5_000  # a filter that leaves fewer ids becomes part of the query
 
@@ -60,9 +61,19 @@ class LexicalIndex:
     def __len__(self) -> int:
         return int(self._searcher.num_docs)
 
+    def stems(self, text: str) -> list[str]:
+        """The words of a text, in order, as the index spells them: lower case, no accents, stemmed."""
+        return list(self._analyzer.analyze(text))
+
     def words(self, text: str) -> list[str]:
-        """The different words of a text as the index spells them (stemmed, lower case), in order."""
-        return list(dict.fromkeys(self._analyzer.analyze(text)))
+        """The different words of a text, in the order in which they first come."""
+        return list(dict.fromkeys(self.stems(text)))
+
+    def rarity(self, words: Iterable[str]) -> dict[str, float]:
+        """BM25's inverse document frequency of each word."""
+        count = len(self)
+        found = {word: self._searcher.doc_freq("text", word) for word in words}
+        return {word: math.log(1 + (count - holds + 0.5) / (holds + 0.5)) for word, holds in found.items()}
 
     def spans(self, text: str, query: str) -> list[tuple[int, int]]:
         """Where in a text the query's words stand, whatever their ending."""

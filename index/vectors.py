@@ -77,8 +77,8 @@ def shard_count(rows: int, shard_rows: int = SHARD_ROWS) -> int:
 def read_shard(path: Path, rows: int, dim: int) -> NDArray[np.float16]:
     """A memory-mapped shard of exactly that shape."""
     try:
-        shard: NDArray[np.float16] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+        shard: NDArray[np.float16] = np.lib.format.open_memmap(path, mode="r")  # np.load also opens archives
+    except (OSError, ValueError, EOFError) as error:
         raise LookaheadError(f"cannot read {path}: {error}; run: lookahead verify") from error
     if shard.dtype != np.float16 or shard.shape != (rows, dim):
         raise LookaheadError(
@@ -89,7 +89,8 @@ def read_shard(path: Path, rows: int, dim: int) -> NDArray[np.float16]:
 
 def write_shard(path: Path, vectors: NDArray[np.float32]) -> None:
     """The shard is there whole or not at all. Vectors that float16 cannot hold are refused."""
-    halved = vectors.astype(np.float16)
+    with np.errstate(over="ignore"):  # the next line names the row
+        halved = vectors.astype(np.float16)
     if not np.isfinite(halved).all():
         bad = int(np.flatnonzero(~np.isfinite(halved).all(axis=1))[0])
         raise LookaheadError(f"row {bad} of {path.name} is not finite in float16; the encoder is broken for that text")

@@ -13,7 +13,8 @@ from store import tidy
 from store.headings import is_apparatus, is_heading, reads_like_prose
 from store.records import Section
 
-_HASHES = re.compile(r"^ {0,3}(#{1,6})[ \t]+(.+?)(?:[ \t]+#+)?[ \t]*$")
+_HASHES = re.compile(r"^ {0,3}#{1,6}[ \t]+(\S.*)$")
+_CLOSING_HASHES = re.compile(r"(?<=[ \t])#+$")
 _BULLET = re.compile(r"^\s*(?:[-*+•]|\d{1,3}[.)])[ \t]+")
 
 # What WikiExtractor left of markup it could not read: tags, links, and lines out of the middle of templates.
@@ -26,12 +27,13 @@ _FENCE = re.compile(r"^ {0,3}(```+|~~~+)")
 _UNDERLINE = re.compile(r"^ {0,3}(?:=+|-+)[ \t]*$")
 _RULE = re.compile(r"^ {0,3}(?:(?:-[ \t]*){3,}|(?:\*[ \t]*){3,}|(?:_[ \t]*){3,})$")
 _FRONT = re.compile(r"\A---[ \t]*\n.*?\n(?:---|\.\.\.)[ \t]*(?:\n|\Z)", re.DOTALL)
-_HTML_COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
+_HTML_COMMENT = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
 _TARGET = r"(?:\((?:[^()]|\([^()]*\))*\)|\[[^\[\]]*\])"
 _PICTURE = re.compile(rf"!\[[^\[\]]*\]{_TARGET}")
 _ANCHOR = re.compile(rf"\[([^\[\]]+)\]{_TARGET}")
-_EMPHASIS = re.compile(r"(\*\*|__|\*|(?<!\w)_|~~)(?=\S)(.+?)(?<=\S)\1(?!\w)")
-_CODE = re.compile(r"(`+)(.+?)\1")
+# Bounded in length, or a line of many lone asterisks would be looked through from each of them.
+_EMPHASIS = re.compile(r"(\*\*|__|\*|(?<!\w)_|~~)(?=\S)(.{1,300}?)(?<=\S)\1(?!\w)")
+_CODE = re.compile(r"(`{1,3})(.{1,300}?)\1")
 
 # A line this long that ends without a stop goes on in the next one: text that was wrapped by hand.
 _WRAPPED = 40
@@ -63,7 +65,7 @@ def _headed(lines: list[str]) -> Iterator[tuple[str | None, str]]:
     for number, line in enumerate(lines):
         hashes = _HASHES.match(line)
         if hashes:
-            yield hashes[2].rstrip("."), ""
+            yield _heading(hashes).rstrip("."), ""
         elif number < last and not hashed and is_heading(line):
             yield line[:-1], ""
         else:
@@ -81,16 +83,16 @@ def sections(body: str) -> tuple[Section, ...]:
 
 def plain(body: str) -> tuple[Section, ...]:
     """The text as one section without a heading; lines wrapped by hand are joined into paragraphs."""
-    paragraphs: list[str] = []
+    paragraphs: list[list[str]] = []
     before = ""
     for line in tidy.normal(body).split("\n"):
         line = line.strip()
         if line and len(before) >= _WRAPPED and before[-1] not in ".!?:;\"'”’)" and paragraphs:
-            paragraphs[-1] += " " + line
+            paragraphs[-1].append(line)
         else:
-            paragraphs.append(line)
+            paragraphs.append([line])
         before = line
-    return _sections((None, paragraph) for paragraph in paragraphs)
+    return _sections((None, " ".join(paragraph)) for paragraph in paragraphs)
 
 
 def markdown(title: str, body: str) -> tuple[Section, ...]:
@@ -123,11 +125,15 @@ def _marked(lines: list[str]) -> Iterator[tuple[str | None, str]]:
             yield None, _inline(" ".join(paragraph))
             paragraph = []
         if hashes:
-            yield _inline(hashes[2]), ""
+            yield _inline(_heading(hashes)), ""
         elif fence and not mark:
             yield None, line
         elif not mark and not _RULE.match(line) and line.strip():
             paragraph.append(_BULLET.sub("", line.lstrip("> ")).strip())
+
+
+def _heading(hashes: re.Match[str]) -> str:
+    return _CLOSING_HASHES.sub("", hashes[1].rstrip()).rstrip()
 
 
 def _inline(text: str) -> str:

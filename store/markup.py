@@ -24,7 +24,7 @@ _DROPPED = (
 )
 _DROPPED_TAG = re.compile(rf"<(/?)({_DROPPED})\b([^<>]*?)(/?)>", re.IGNORECASE)
 # A formula short and plain enough to be read as it stands: x, n+1, 2k.
-_PLAIN_FORMULA = re.compile(r"<math[^<>]*>\s*([\w+\-*/=<>.,() ]{1,24}?)\s*</math>", re.IGNORECASE)
+_PLAIN_FORMULA = re.compile(r"<math[^<>]*>([\w+\-*/=<>.,()\s]{1,24})</math>", re.IGNORECASE)
 _BREAK = re.compile(r"</?(?:br|hr|p|div|blockquote|center|li|dd|dt|poem|h[1-6])\b[^<>]*>", re.IGNORECASE)
 _TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
 _DEEP_LIST = re.compile(r"^([*#:;]{6})[*#:;]+", re.MULTILINE)

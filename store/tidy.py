@@ -21,10 +21,10 @@ _ENTITY = re.compile(r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z][a-zA-Z0-9]{1,
 # What a dropped template leaves behind: "Alabama () is", "Adobe (, ) is", "shown by , who".
 _EMPTY_BRACKETS = re.compile(r"\s?(?:(?<=\s)|(?<=^))[(\[](?:[\s,;:/]|\bor\b|\band\b)*[)\]]")
 _AFTER_OPENING = re.compile(r"([(\[])\s*(?:[,;:]\s*)*(?=\S)")
-_BEFORE_CLOSING = re.compile(r"\s*(?:[,;]\s*)*(?=[)\]])")
+_BEFORE_CLOSING = re.compile(r"(?<![\s,;])\s*(?:[,;]\s*)*(?=[)\]])")
 _LOOSE_STOP = re.compile(r"\s+(?=[,;.!?](?:\s|$))")
 _LEADING = re.compile(r"^(?:[,;:.](?:\s+|$))+")
-_DOUBLED = re.compile(r"([,;])(?:\s*[,;])+(?=\s|$)")
+_DOUBLED = re.compile(r"(?<![,;])([,;])(?:\s*[,;])+(?=\s|$)")
 # Looked for first, being many times as fast as the patterns.
 _BRACKET_HOLES = ("()", "[]", "( ", "(,", "(;", "(:", "[ ", "[,", " )", ",)", ";)", " ]")
 _STOP_HOLES = (" ,", " ;", " .", " !", " ?", ",,", ";;", ",;", ";,")
@@ -51,7 +51,7 @@ def unescape(text: str) -> str:
 
 def mended(line: str) -> str:
     """The line without the holes that dropped templates leave: empty brackets, loose or doubled commas."""
-    line = line  # first: the patterns below take a run of spaces apart from each of its places
+    line = " ".join(line.split())  # first: the patterns below take a run of spaces apart from each of its places
     if any(hole in line for hole in _BRACKET_HOLES):
         line = _EMPTY_BRACKETS.sub("", line)
         line = _BEFORE_CLOSING.sub("", _AFTER_OPENING.sub(r"\1", line))

@@ -17,7 +17,7 @@ from store.headings import is_apparatus, reads_like_prose
 from store.markup import reduced
 from store.records import Section
 
-_HEADING = re.compile(r"^(={1,6})[ \t]*(.+?)[ \t]*\1[ \t]*$", re.MULTILINE)
+_HEADING = re.compile(r"^(={1,6})(.+)\1[ \t]*$", re.MULTILINE)
 _ITEM = re.compile(r"^[*#:;]+[ \t]*")
 _RULE = re.compile(r"^-{4,}")
 _LEFT_OVER = re.compile(r"\[\[|\]\]|\{\{|\}\}")  # of links and templates that the parser did not accept
@@ -101,7 +101,7 @@ def _link(link: Wikilink) -> str:
     text = _of(link.text)
     if "|" in text:
         text = text.rpartition("|")[2]
-    return text or re.sub(r"\s*\([^()]*\)$|,.*$", "", target)
+    return text or re.sub(r" ?\([^()]*\)$|,.*$", "", " ".join(target.split()))
 
 
 def _template(template: Template) -> str:

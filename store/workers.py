@@ -119,7 +119,10 @@ class Pool(Generic[T, R]):
             if worker.pipe in heard:
                 self._receive(worker)
             elif time.monotonic() >= worker.until:
-                self._give_up(worker, Failure("timeout", f"more than {self._seconds:g} seconds"))
+                self._give_up(worker, self._too_slow())
+
+    def _too_slow(self) -> Failure:
+        return Failure("timeout", f"more than {self._seconds:g} seconds")
 
     def _receive(self, worker: _Worker[R]) -> None:
         try:
@@ -127,8 +130,12 @@ class Pool(Generic[T, R]):
         except (EOFError, OSError):
             worker.process.join(1)
             code = worker.process.exitcode
-            killed = f"killed by signal {-code}" if code is not None and code < 0 else f"ended with code {code}"
-            self._give_up(worker, Failure("error", f"the worker process was {killed}"))
+            if code == -signal.SIGALRM:
+                self._give_up(worker, self._too_slow())
+            elif code is not None and code < 0:
+                self._give_up(worker, Failure("error", f"the worker process was killed by signal {-code}"))
+            else:
+                self._give_up(worker, Failure("error", f"the worker process ended with code {code}"))
             return
         if not worker.ready:
             worker.ready = True
@@ -165,7 +172,7 @@ def _serve(function: Callable[[T], R], pipe: Connection, seconds: float, megabyt
             item = pipe.recv()
         except (EOFError, OSError):
             return
-        signal.setitimer(signal.ITIMER_REAL, seconds * 1.5 + 5)  # for when the parent is no longer there to do it
+        signal.setitimer(signal.ITIMER_REAL, seconds * 1.5 + 1)  # for when the parent is not there to end it
         result: R | Failure
         try:
             result = function(item)

@@ -1,4 +1,4 @@
-"""What every test shares: Hypothesis without chance or a clock, and no way out to the network."""
+"""What every test shares: Hypothesis without chance or a clock, no way out to the network, no wait for the disk."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ settings.load_profile("lookahead")
 
 @pytest.fixture(scope="session", autouse=True)
 def _stay_at_home() -> Iterator[None]:
-    """A connection to anything but this machine fails the test that made it."""
+    """A connection to anything but this machine fails the test that made it; the disk is not waited for."""
     connect = socket.socket.connect
 
     def guarded(self: socket.socket, address: Any) -> None:
@@ -34,4 +34,5 @@ def _stay_at_home() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(socket.socket, "connect", guarded)
+        patch.setattr(os, "fsync", lambda handle: None)  # no test pulls the plug; those that kill a process need none
         yield

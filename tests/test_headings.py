@@ -42,7 +42,9 @@ POV shots were used extensively by Alfred Hitchock for various narrative effects
 The Science Fiction and Fantasy Hall of Fame inducted him in 2002.
 He died in Rome.
 In 1984, most high-performance CPUs required four to five years to develop.
-This will start again.
+Prices will rise.
+Rome fell. Carthage too.
+In 1361, Kolberg under siege.
 Cuba joined the League of Nations in 1920.
 By 2009 the Christian population of Bethlehem decreased to 15%.
 This trend will start reversing at the end.

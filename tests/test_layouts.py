@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 from hypothesis import given
@@ -108,6 +109,29 @@ Habitat
 
 def test_only_the_heading_that_gave_the_title_is_taken_out_of_markdown():
     assert markdown("other", "# Moss\nGrows.\n# other\nText.") == (Section("Moss", "Grows."), Section("other", "Text."))
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        "# x" + " " * 100_000 + "y",
+        "( x" + ", " * 100_000 + "y",
+        "," * 100_000 + "x",
+        "*a " * 30_000,
+        "<!--" * 50_000,
+        "`a ``b ```c " * 20_000,
+        "[a](b " * 50_000,
+        "<a " * 50_000,
+        "[[a|" * 50_000,
+        ("word " * 12 + "\n") * 20_000,
+    ],
+)
+def test_no_text_takes_long(bomb):
+    start = time.process_time()
+    plain(bomb)
+    markdown("T", bomb)
+    extracted("T", f"T\n{bomb}\nend")
+    assert time.process_time() - start < 5
 
 
 @given(st.text())

@@ -28,6 +28,7 @@ LINE = b'{"page_id": 3, "title": "T", "text": "Text."}\n'
         (EXTRACTED_JSON, "wikiextractor"),
         (LINE, "jsonl"),
         (b'{"title": "T", "text": "Text."}\n', "jsonl"),
+        (b'{"page_id": 3, "id": "x", "url": "u", "title": "T", "text": "Text."}\n', "jsonl"),
         (b'{"title": "T", "sections": [], "text": "' + b"long " * 40_000 + b'"}\n', "jsonl"),
     ],
 )
@@ -72,6 +73,13 @@ def test_what_is_not_recognised_is_named_in_one_line(tmp_path, content, says):
     assert says in str(error.value)
 
 
+def test_a_file_of_comments_is_looked_at_once(tmp_path):
+    path = tmp_path / "comments.xml"
+    path.write_bytes(b"<!-- a -->" * 6000)
+    with pytest.raises(LookaheadError, match="no known format"):
+        open_source(path)
+
+
 def test_a_missing_input_an_unknown_format_and_an_empty_folder_are_refused(tmp_path):
     with pytest.raises(LookaheadError, match="does not exist"):
         open_source(tmp_path / "nothing")
@@ -97,17 +105,17 @@ def test_a_source_is_named_by_its_format_and_absolute_path(tmp_path, monkeypatch
 
 def test_files_come_sorted_without_hidden_ones_and_without_links_that_lead_outside(tmp_path):
     inside, outside = tmp_path / "inside", tmp_path / "outside"
-    (inside / "b").mkdir(parents=True)
-    outside.mkdir()
-    for path in (inside / "z.txt", inside / "b" / "c.txt", inside / ".hidden.txt", outside / "secret.txt"):
-        path.write_text("words")
+    files = ("z.txt", "y/c.txt", "b/d.txt", "b/a/e.txt", ".hidden.txt", ".git/config.txt", "../outside/secret.txt")
+    for file in files:
+        (inside / file).parent.mkdir(parents=True, exist_ok=True)
+        (inside / file).write_text("words")
     (inside / "leak.txt").symlink_to(outside / "secret.txt")
     (inside / "leaks").symlink_to(outside, target_is_directory=True)
     (inside / "loop").symlink_to(inside, target_is_directory=True)
     (inside / "again.txt").symlink_to(inside / "z.txt")
     (inside / "broken.txt").symlink_to(inside / "nowhere")
     names = [path.relative_to(inside).as_posix() for path in files_under(inside)]
-    assert names == ["again.txt", "z.txt", "b/c.txt"]
+    assert names == ["again.txt", "z.txt", "b/d.txt", "b/a/e.txt", "y/c.txt"]
 
 
 @pytest.mark.parametrize("suffix", ["", ".bz2", ".gz"])

@@ -5,8 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import os
-import subprocess
-import sys
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 
@@ -125,27 +124,29 @@ def test_a_page_that_never_ends_is_not_held_in_memory(tmp_path):
     assert "without the end of a revision" in last.detail
 
 
-def test_memory_does_not_grow_with_the_dump(tmp_path):
+@pytest.mark.parametrize("shape", ["long pages", "many pages", "a long history"])
+def test_memory_does_not_grow_with_the_dump(tmp_path, shape):
     path = tmp_path / "long.xml.gz"
-    text = "word " * 20_000
+    text, pages = "word " * 20_000, 300
     with gzip.open(path, "wt", compresslevel=1) as file:
         file.write(HEAD)
-        for number in range(1, 1500):
-            file.write(page(number, f"A{number}", text))
+        if shape == "long pages":
+            file.write(page(2, "B", text) * pages)
+        elif shape == "many pages":
+            pages = 5000
+            file.write(page(2, "B", "word") * pages)
+        else:
+            revisions = f"<revision><id>1</id><text>{text}</text></revision>" * pages
+            file.write(page(2, "B", "word").replace("</page>", revisions + "</page>"))
+            pages = 1
         file.write("</mediawiki>")
-    program = f"""
-import resource, sys
-from pathlib import Path
-from store.sources import open_source, read_pages
-pages = read_pages(open_source(Path({str(path)!r})))
-next(pages)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-assert sum(1 for _ in pages) == 1498
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
-"""
-    grown = int(subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout)
-    unit = 1 if sys.platform == "darwin" else 1024
-    assert grown * unit < 10_000_000  # of 150 MB of text
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in read_pages(open_source(path))) == pages
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 3_000_000  # of 30 MB of text, or 5000 pages of 3 kB as elements
 
 
 def test_every_page_of_the_real_dump_is_an_article_a_redirect_or_another_namespace():

@@ -18,7 +18,7 @@ PINNED = {
     0: Split.TRAIN,
     1: Split.TEST,
     2: Split.TRAIN,
-    29: Split.VALID,
+    17: Split.VALID,
     42: Split.TEST,
     736: Split.TRAIN,
     2**40: Split.TRAIN,

@@ -14,7 +14,7 @@ from store.sources.streams import DAMAGED, LONGEST, OnBytes, opened
 
 MARKDOWN = frozenset({".md", ".markdown"})
 SUFFIXES = MARKDOWN | {".txt", ".text"}
-_TITLE = re.compile(r"^#[ \t]+(.+?)[ \t]*#*[ \t]*$", re.MULTILINE)
+_TITLE = re.compile(r"^#[ \t]+(\S.*)$", re.MULTILINE)
 
 
 def read(path: Path, name: str, on_bytes: OnBytes | None = None) -> Page | Skipped:
@@ -36,7 +36,7 @@ def read(path: Path, name: str, on_bytes: OnBytes | None = None) -> Page | Skipp
         return Skipped(page_id, name, "not utf-8", True, str(error))
     markdown = suffix_of(path) in MARKDOWN
     first = _TITLE.search(body) if markdown else None
-    title = tidy.one_line(first[1]) if first else ""
+    title = tidy.one_line(first[1].rstrip("# \t\r")) if first else ""
     return Page(page_id, title or _stem(path), body, Layout.MARKDOWN if markdown else Layout.PLAIN)
 
 

@@ -19,7 +19,7 @@ from store.sources.streams import DAMAGED, foreign, head
 FORMATS = ("mediawiki", "wikiextractor", "jsonl", "text")
 _LOOKED_AT = 200  # files of a folder that are opened to tell its format
 
-_XML = re.compile(rb"\s*(?:<\?xml[^>]*\?>\s*)?(?:<!--.*?-->\s*)*<mediawiki\b", re.DOTALL)
+_XML = re.compile(rb"\s*(?:<\?xml[^>]*\?>\s*)?(?:<!--(?:(?!-->).)*-->\s*)*<mediawiki\b", re.DOTALL)
 _OBJECT = re.compile(rb'\s*\{\s*"')
 _BOM = b"\xef\xbb\xbf"
 
