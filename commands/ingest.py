@@ -164,4 +164,9 @@ def _downloaded(home: Path, wikipedia: str, quiet: bool) -> Path:
     from store.sources.download import fetch
 
     with bar(f"downloading {wikipedia}", None, "B", quiet=quiet, scale=True) as shown:
-        return fetch(wikipedia, home / "downloads", on_bytes=shown.update)
+
+        def heard(done: int, total: int) -> None:
+            shown.total = total or None
+            shown.update(done - shown.n)
+
+        return fetch(wikipedia, home / "downloads", on_bytes=heard)

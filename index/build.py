@@ -12,6 +12,7 @@ from the generation before and from an unfinished build.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -27,14 +28,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index import dense, lexical
-from index.encoder import RECIPE, Encoder, fingerprint_in, open_encoder, prepare
+from index.encoder import BUNDLED, Encoder, fingerprint_in, open_encoder, prepare
 from index.layout import DATABASE, DENSE, ENCODER, LEXICAL, VECTORS, is_derived
 from index.progress import bar, say
 from index.vectors import SHARD_ROWS, Vectors, read_shard, shard_count, shard_name, write_shard
 from store.chunking import ChunkingRules, Prefix, embedded_text, pieces_of
 from store.cleaning import articles
 from store.database import Entry, Store
-from store.generations import Collection, Generation, link_or_copy, write_atomically
+from store.generations import Collection, DamageWarning, Generation, link_or_copy, write_atomically
 from store.records import LookaheadError
 from store.sources import Page, Skipped, Source, read_pages
 
@@ -112,7 +113,7 @@ def ingest(collection: Collection, sources: Sequence[Source], choices: Choices) 
                 raise LookaheadError(f"nothing to ingest: {reasons or 'the source holds no articles'}")
             return report
         with _timed(report, "encoder"):
-            encoder = _encoder_for(build, spec, choices.device)
+            encoder = _encoder_for(build, spec, choices.device, collection)
         counted = _sources_read(parent, sources)
         report.generation = _finish(collection, build, encoder, spec, choices.index_memory, counted, report)
         collection.collect_garbage()
@@ -206,17 +207,32 @@ def _planned_folder(collection: Collection, plan: dict[str, Any], quiet: bool) -
     return folder
 
 
-def _encoder_for(build: _Build, spec: str, device: str) -> Encoder:
+def _encoder_for(build: _Build, spec: str, device: str, collection: Collection) -> Encoder:
     folder = build.folder / ENCODER
-    if build.parent is not None:
-        _link_folder(build.parent.path / ENCODER, folder)
-        return open_encoder(folder, bulk=True, device=device)
-    if (folder / RECIPE).exists() and (build.folder / "encoder.done").exists():
-        return open_encoder(folder, bulk=True, device=device)
-    shutil.rmtree(folder, ignore_errors=True)
-    encoder = prepare(spec, folder, device=device, note=lambda sentence: say(sentence, quiet=build.quiet))
-    (build.folder / "encoder.done").touch()
-    return encoder
+    made = build.parent.path / ENCODER if build.parent is not None else _made_before(collection, spec)
+    if made is not None:
+        _link_folder(made, folder)
+    elif not (build.folder / "encoder.done").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        say("preparing the encoder: converted once a collection, some 15 seconds", quiet=build.quiet)
+        encoder = prepare(spec, folder, device=device, note=lambda sentence: say(sentence, quiet=build.quiet))
+        (build.folder / "encoder.done").touch()
+        return encoder
+    return open_encoder(folder, bulk=True, device=device)
+
+
+def _made_before(collection: Collection, spec: str) -> Path | None:
+    """Another collection's encoder folder of the bundled model, which is the same for all."""
+    if spec != BUNDLED:
+        return None
+    for path in sorted(collection.path.parent.iterdir()):
+        other = Collection(path)
+        if path.is_dir() and not path.name.startswith(".") and path != collection.path and other.exists():
+            with contextlib.suppress(LookaheadError, DamageWarning):
+                generation = other.current()
+                if generation.manifest.facts["encoder"]["spec"] == spec:
+                    return generation.path / ENCODER
+    return None
 
 
 def _store_for(build: _Build) -> Store:
@@ -391,7 +407,8 @@ def encode_shards(build: _Build, store: Store, encoder: Encoder, rows: int, pace
             stop = min(first + SHARD_ROWS, rows)
             have = _rows_at_hand(build, number, stop - first, encoder.dim)
             shown.update(have)
-            shown.initial += have  # what was there already must not flatter the rate
+            if not shown.disable:
+                shown.initial += have  # what was there already must not flatter the rate
             if have < stop - first:
                 _encode_shard(build, store, encoder, number, have, stop, encoded)
 

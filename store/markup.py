@@ -25,6 +25,8 @@ _DROPPED = (
 _DROPPED_TAG = re.compile(rf"<(/?)({_DROPPED})\b([^<>]*?)(/?)>", re.IGNORECASE)
 # A formula short and plain enough to be read as it stands: x, n+1, 2k.
 _PLAIN_FORMULA = re.compile(r"<math[^<>]*>([\w+\-*/=<>.,()\s]{1,24})</math>", re.IGNORECASE)
+# 10<sup>7</sup> is not 107; km<sup>2</sup>, 1<sup>st</sup> and <sup>14</sup>C read well without a sign.
+_POWER = re.compile(r"(?<=\d)<sup>\s*((?:[−–-]|&minus;|&ndash;)?\d+)\s*</sup>", re.IGNORECASE)
 _BREAK = re.compile(r"</?(?:br|hr|p|div|blockquote|center|li|dd|dt|poem|h[1-6])\b[^<>]*>", re.IGNORECASE)
 _TAG = re.compile(r"</?[a-zA-Z][^<>]*>")
 _DEEP_LIST = re.compile(r"^([*#:;]{6})[*#:;]+", re.MULTILINE)
@@ -69,7 +71,7 @@ def reduced(wikitext: str, keeps: Callable[[str], bool]) -> str:
     text = _escaped(text)
     text = _PLAIN_FORMULA.sub(r"\1", text)
     text = _without_elements(text)
-    text = _TAG.sub("", _BREAK.sub("\n\n", text))
+    text = _TAG.sub("", _BREAK.sub("\n\n", _POWER.sub(r"^\1", text)))
     text = _paired(text, keeps)
     text = _TABLE_ROW.sub("", text)
     text = _DEEP_LIST.sub(r"\1", text)

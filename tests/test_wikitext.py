@@ -46,6 +46,7 @@ def test_sections_have_their_headings_and_paragraphs_one_newline_between_them():
         ("a&nbsp;b &amp; c &lt;d&gt; &#8211; e", "a b & c <d> – e"),
         ("one<br />two<br>three", "one\ntwo\nthree"),
         ('<small>small</small> H<sub>2</sub>O <span style="x">span</span>', "small H2O span"),
+        ("10<sup>&minus;7</sup> m<sup>2</sup> and 1<sup>st</sup> <sup>14</sup>C", "10^−7 m2 and 1st 14C"),
         ("before <!-- hidden\n\n== no heading == --> after", "before after"),
         ("fact<ref name=a>Note [[x]] {{cite|y}}</ref>, other<ref name=a/>.", "fact, other."),
         ("a ref<ref>never closed. Next.", "a refnever closed. Next."),
