@@ -64,6 +64,10 @@ class Commands(click.Group):
             except BrokenPipeError:  # the reader, `head` for example, has seen enough
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 ctx.exit(0)
+            except OSError as error:  # a full disk, a folder without permission
+                where = f" ({error.filename})" if error.filename else ""
+                click.echo(f"error: {error.strerror or error}{where}; nothing published was touched", err=True)
+                ctx.exit(2)
             except KeyboardInterrupt:
                 click.echo("stopped; what was published is as it was, and the same command goes on from here", err=True)
                 ctx.exit(130)

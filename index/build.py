@@ -43,6 +43,7 @@ INDEX_MEMORY = 600_000_000  # bytes; an ingest then stays under 1.5 GB (see READ
 _ENCODED_AT_ONCE = 1024
 _WRITTEN_AT_ONCE = 4000  # chunks a transaction
 _PROBES = 256
+DUPLICATE = "duplicate page id"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,7 @@ class Choices:
     workers: int = max(1, os.cpu_count() or 1)
     index_memory: int = INDEX_MEMORY
     delete_missing: bool = False
+    remove: tuple[int, ...] = ()  # page ids to take out
     quiet: bool = False
 
 
@@ -142,7 +144,7 @@ def compact(collection: Collection, *, index_memory: int = INDEX_MEMORY, quiet: 
             vectors = Vectors(parent.path / VECTORS, rows, encoder.dim)
             _renumber(old, new, vectors, folder, quiet)
             new.checkpoint()
-        return _finish(
+        generation = _finish(
             collection,
             build,
             encoder,
@@ -152,6 +154,8 @@ def compact(collection: Collection, *, index_memory: int = INDEX_MEMORY, quiet: 
             report,
             parent=parent.manifest.number,
         )
+        collection.drop_damaged()
+        return generation
 
 
 def code_version() -> str:
@@ -262,6 +266,8 @@ def _read(
                         lost = lost or (item.failed and item.page_id is None)
                         if item.page_id is not None and item.failed:
                             seen.add(item.page_id)
+                        elif item.page_id is not None and item.reason != DUPLICATE:
+                            seen.discard(item.page_id)  # a redirect, say: no article any more
                         _record(item, report, quarantine)
                     else:
                         entries.append(item)
@@ -269,9 +275,14 @@ def _read(
                     store.add(entries)
                     known.update({entry.article.page_id: (entry.source, entry.digest) for entry in entries})
         if choices.delete_missing and not lost:
-            store.remove([page for page, (name, _) in known.items() if name == source.name and page not in seen])
+            gone = [page for page, (name, _) in known.items() if name == source.name and page not in seen]
+            store.remove(gone)
+            for page in gone:  # the next source may have it
+                del known[page]
         elif choices.delete_missing:
             say(f"nothing was deleted: {source.path} could not be read to its end", quiet=build.quiet)
+    if choices.remove:
+        store.remove(choices.remove)
 
 
 def _fresh(
@@ -282,7 +293,7 @@ def _fresh(
         if isinstance(page, Skipped):
             yield page
         elif page.page_id in seen:
-            yield Skipped(page.page_id, page.title, "duplicate page id", failed=False)
+            yield Skipped(page.page_id, page.title, DUPLICATE, failed=False)
         else:
             seen.add(page.page_id)
             if known.get(page.page_id, ("", ""))[1] != page.digest:
@@ -408,7 +419,7 @@ def encode_shards(build: _Build, store: Store, encoder: Encoder, rows: int, pace
             have = _rows_at_hand(build, number, stop - first, encoder.dim)
             shown.update(have)
             if not shown.disable:
-                shown.initial += have  # what was there already must not flatter the rate
+                shown.initial = getattr(shown, "initial", 0) + have  # what was there already must not flatter the rate
             if have < stop - first:
                 _encode_shard(build, store, encoder, number, have, stop, encoded)
 
@@ -548,7 +559,8 @@ def _renumber(old: Store, new: Store, vectors: Vectors, folder: Path, quiet: boo
 
 def _sweep(folder: Path) -> None:
     """Takes out what only the build needed, and what a killed write left."""
-    for path in [folder / "plan.json", folder / "encoder.done", *folder.rglob("*.tmp"), *folder.rglob("*.copy")]:
+    scraps = [path for pattern in ("*.tmp", "*.copy", "*.lock") for path in folder.rglob(pattern)]
+    for path in scraps:  # plan.json stays, and is sealed with the rest: a kill before the rename resumes from here
         if path.is_dir():
             shutil.rmtree(path)
         else:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from index.dense import Hit, IdSet
 from store.records import LookaheadError
 
-TITLE_WEIGHT = 0.25  # of a word in the title against one in the text; measured: README
+TITLE_WEIGHT = 0.5  # of a word in the title against one in the text; measured: README
 LONGEST_QUERY = 64  # different words; the rest of a longer query is not looked up
 _SET_QUERY_BELOW = 5_000  # a filter that leaves fewer ids becomes part of the query
 
@@ -144,8 +144,8 @@ def build(
         index = tantivy.Index(_schema(), path=str(folder))
         index.register_tokenizer("words", _analyzer(language))
     writer = index.writer(heap_size=64_000_000, num_threads=1)
-    for chunk_id in [] if gone is None else gone.tolist():
-        writer.delete_documents("chunk_id", chunk_id)
+    if gone is not None and len(gone):  # by query: a term made of a Python int is signed and matches nothing here
+        writer.delete_documents_by_query(tantivy.Query.term_set_query(index.schema, "chunk_id", gone.tolist()))
     for chunk_id, title, text in rows:
         document = tantivy.Document(title=title, text=text)
         document.add_unsigned("chunk_id", chunk_id)

@@ -53,6 +53,11 @@ class Vectors:
         for number in range(shard_count(self._rows, self.shard_rows)):
             yield number * self.shard_rows, self._shard(number).astype(np.float32)
 
+    def hold(self) -> None:
+        """Opens every shard now, so that reading goes on when the files' names are removed (the newest 256 of them)."""
+        for number in range(shard_count(self._rows, self.shard_rows)):
+            self._shard(number)
+
     def _shard(self, number: int) -> NDArray[np.float16]:
         shard = self._open.get(number)
         if shard is None:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from index.build import Choices, ingest
+from index.layout import DATABASE
 from index.progress import bar
 from retrieval.metrics import each_once, first_relevant_rank
 from retrieval.questions import QuestionSet, Unit
@@ -68,7 +68,8 @@ def paragraph_unit(question_set: QuestionSet) -> UnitOf:
 
 @contextlib.contextmanager
 def with_paragraphs(collection: Collection, question_set: QuestionSet, *, quiet: bool = False) -> Iterator[Collection]:
-    """A throw-away collection: everything in `collection`, and the question set's paragraphs as articles of their own.
+    """A throw-away collection: `collection` with the question set's paragraphs added as articles of their own, and
+    without its own articles of the same titles, which hold the same answers under other ids.
 
     It stands beside the original, shares its files by hard links, and is removed at the end.
     """
@@ -79,7 +80,7 @@ def with_paragraphs(collection: Collection, question_set: QuestionSet, *, quiet:
     try:
         trial = Collection(folder)
         for path in current.path.rglob("*"):
-            if path.is_file() and not path.name.endswith(".lock"):
+            if path.is_file():
                 link_or_copy(path, folder / current.path.name / path.relative_to(current.path))
         shutil.copyfile(collection.path / "CURRENT", folder / "CURRENT")
         lines = folder / "paragraphs.jsonl"
@@ -87,7 +88,10 @@ def with_paragraphs(collection: Collection, question_set: QuestionSet, *, quiet:
             for paragraph in question_set.passages:
                 row = {"page_id": _paragraph_id(paragraph.key), "title": paragraph.title, "text": paragraph.text}
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
-        ingest(trial, [open_source(lines)], Choices(quiet=quiet, workers=os.cpu_count() or 1))
+        titles = {paragraph.title.lower() for paragraph in question_set.passages}
+        with Store.open(current.path / DATABASE) as store:
+            twins = tuple(row.page_id for row in store.articles() if row.title.lower() in titles)
+        ingest(trial, [open_source(lines)], Choices(remove=twins, quiet=quiet))
         yield trial
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -31,7 +31,7 @@ from store.records import Chunk, LookaheadError
 LONGEST_QUERY = 10_000  # characters; the encoder reads a few hundred words of them
 MOST = 10_000  # results of one search
 DEPTH = 100  # candidates each list gives to the fusion
-DENSE_WEIGHT = 0.6  # these three were measured: README, "Choices that were measured"
+DENSE_WEIGHT = 0.7  # these three were measured: README, "Choices that were measured"
 CLOSENESS_WEIGHT = 2.0
 READ = 30  # of the fused list are read for how close the question's words stand
 EVERYTHING = Filter()
@@ -139,6 +139,7 @@ class Searcher:
         with ThreadPoolExecutor(1) as beside:
             loading = beside.submit(lambda: self.encoder)
             _ = self.store, self.lexical, self.dense
+            self.vectors.hold()
             loading.result()
 
     @property
@@ -295,6 +296,8 @@ def _readable(text: str) -> Iterable[str]:
 
 
 def _standardised(scores: NDArray[np.float32]) -> NDArray[np.float64]:
+    if not len(scores):
+        return np.zeros(0)
     spread = scores.std()
     return np.asarray((scores - scores.mean()) / (spread if spread > 0 else 1.0), dtype=np.float64)
 
@@ -309,6 +312,10 @@ def _passage(place: Ranked, found: Found) -> Passage:
 
 def collection_at(home: Path, name: str) -> Collection:
     """A collection by its name; a name is letters, digits, dot, dash and underscore, never a path."""
-    if not name or name.startswith(".") or not all(letter.isalnum() or letter in "._-" for letter in name):
+    if (
+        not 1 <= len(name.encode("utf-8", "replace")) <= 100
+        or name.startswith(".")
+        or not all(letter.isalnum() or letter in "._-" for letter in name)
+    ):
         raise LookaheadError(f"{name[:60]!r} is not a name for a collection; use letters, digits, dash and underscore")
     return Collection(home / "collections" / name)

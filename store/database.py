@@ -197,7 +197,8 @@ class Store:
         return [(title, section, text) for title, section, text in self._connection.execute(query)]
 
     def article(self, page_id: int) -> ArticleRow:
-        row = self._connection.execute(sa.select(articles).where(articles.c.page_id == page_id)).first()
+        query = sa.select(articles).where(articles.c.page_id == page_id)
+        row = self._connection.execute(query).first() if abs(page_id) < 1 << 63 else None
         if row is None:
             raise LookaheadError(f"no article has the page id {page_id}")
         return _article_row(row)
@@ -248,7 +249,7 @@ class Store:
         if pages:
             query = query.where(chunks.c.page_id.in_(pages))
         if wanted.sections:
-            query = query.where(sa.func.lower(chunks.c.section).in_([name.lower() for name in wanted.sections]))
+            query = query.where(sa.func.lower(chunks.c.section).in_([_utf8(name).lower() for name in wanted.sections]))
         if wanted.splits:
             query = query.where(articles.c.split.in_([split.value for split in wanted.splits]))
         return self._ids(query)
@@ -326,8 +327,9 @@ class Store:
 
     def checkpoint(self) -> None:
         """Folds the log into the file, so that the file alone is everything."""
-        self._connection.exec_driver_sql("CHECKPOINT")
-        self._connection.commit()
+        with self._in_words():
+            self._connection.exec_driver_sql("CHECKPOINT")
+            self._connection.commit()
 
     # -- below ---------------------------------------------------------------------------------------------
 
@@ -374,8 +376,17 @@ class Store:
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
         self._connection.rollback()  # ends the transaction that reading opened
-        with self._connection.begin():
+        with self._in_words(), self._connection.begin():
             yield
+
+    @contextlib.contextmanager
+    def _in_words(self) -> Iterator[None]:
+        """A write that DuckDB could not do (the disk is full) as an error meant for a person."""
+        try:
+            yield
+        except sa.exc.DBAPIError as error:
+            reason = str(error.orig).splitlines()[0]
+            raise LookaheadError(f"cannot write {self._engine.url.database}: {reason}") from error
 
     def _is_new(self) -> bool:
         names = sa.text("SELECT count(*) FROM duckdb_tables() WHERE table_name = 'chunks'")
@@ -388,15 +399,20 @@ class Store:
         return np.fromiter(self._connection.execute(query).scalars(), dtype=np.int64)
 
     def _articles_titled(self, titles: Sequence[str]) -> list[ArticleRow]:
-        wanted = [title.strip().lower() for title in titles]
+        wanted = [_utf8(title).strip().lower() for title in titles]
         query = sa.select(articles).where(sa.func.lower(articles.c.title).in_(wanted))
         return [_article_row(row) for row in self._connection.execute(query)]
 
     def _no_such_title(self, title: str) -> str:
-        nearness = sa.func.jaro_winkler_similarity(sa.func.lower(articles.c.title), title.strip().lower()[:200])
+        nearness = sa.func.jaro_winkler_similarity(sa.func.lower(articles.c.title), _utf8(title).strip().lower()[:200])
         near = self._connection.execute(sa.select(articles.c.title).order_by(nearness.desc()).limit(3)).scalars()
         offers = ", ".join(f'"{name}"' for name in near)
-        return f'no article is titled "{title[:80]}"' + (f"; the nearest are {offers}" if offers else "")
+        return f'no article is titled "{_utf8(title)[:80]}"' + (f"; the nearest are {offers}" if offers else "")
+
+
+def _utf8(text: str) -> str:
+    """The text as the database can hold it: a terminal may hand over bytes that are no text."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _append(columns: dict[str, list[Any]], values: Sequence[Any]) -> None:

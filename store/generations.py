@@ -222,15 +222,19 @@ class Collection:
 
     def roll_back(self) -> Generation:
         """Makes the generation before the current one current again; the newer one is removed."""
-        now = self.current().manifest
-        older = [number for number in self._numbers() if number < now.number]
-        if not older:
-            raise LookaheadError(f"{self.path} keeps no generation before {now.name}")
-        self._point_to(older[-1])
+        served = self.current().manifest.number
+        damaged = served != max(self._numbers())  # then going back means to stay at the one served in its place
+        sound = [
+            number for number in self._numbers() if number < served and not self._faults(number, None, lambda _: None)
+        ]
+        if not damaged and not sound:
+            raise LookaheadError(f"{self.path} keeps no sound generation before {generation_name(served)}")
+        target = served if damaged else sound[-1]
+        self._point_to(target)
         for number in self._numbers():
-            if number > older[-1]:
-                shutil.rmtree(self._folder(number))
-        return self._load(older[-1])
+            if number > target:
+                self._remove(self._folder(number))
+        return self._load(target)
 
     def collect_garbage(self, keep: int = 2) -> list[str]:
         """Removes all but the newest `keep` generations and every unfinished build; names what went."""
@@ -239,10 +243,24 @@ class Collection:
         gone = [self._folder(number) for number in published[: -max(keep, 1)]]
         gone += sorted(self.path.glob("build-*.tmp"))
         for folder in gone:
-            shutil.rmtree(folder)
+            self._remove(folder)
         return [folder.name for folder in gone]
 
+    def drop_damaged(self) -> list[str]:
+        """Removes the damaged generations that a sound, newer one has replaced; names what went."""
+        newest = self.current().manifest.number
+        gone = [number for number in self._numbers() if number < newest and self._quick_faults(number)]
+        for number in gone:
+            self._remove(self._folder(number))
+        return [generation_name(number) for number in gone]
+
     # -- below ---------------------------------------------------------------------------------------------
+
+    def _remove(self, folder: Path) -> None:
+        """Under another name first: a kill must not leave half a generation that looks like one."""
+        going = folder.with_name(f"build-{folder.name.removesuffix('.tmp')}.tmp")
+        os.rename(folder, going)
+        shutil.rmtree(going)
 
     def _folder(self, number: int) -> Path:
         return self.path / generation_name(number)
@@ -283,7 +301,7 @@ class Collection:
             if pointed is not None and number <= pointed:
                 continue
             if self._faults(number, None, lambda _: None):
-                shutil.rmtree(self._folder(number))
+                self._remove(self._folder(number))
             else:
                 self._point_to(number)
 

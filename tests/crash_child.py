@@ -1,8 +1,8 @@
 """A process to be killed: imports what a command needs, says "ready", waits for a line, and runs the command line.
 
-    crash_child.py run ARGUMENTS …         the command line of lookahead
-    crash_child.py at POINT ARGUMENTS …    the same, killing itself at a step of publishing
-    crash_child.py search COLLECTION       searches in every mode until its input ends; prints how often
+crash_child.py run ARGUMENTS …         the command line of lookahead
+crash_child.py at POINT ARGUMENTS …    the same, killing itself at a step of publishing
+crash_child.py search COLLECTION       searches in every mode until its input ends; prints how often
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import index.build
 import index.hashing
-import index.progress  # noqa: F401
+import index.progress
 import retrieval.search
 from cli import main
 from store.generations import Collection

@@ -55,7 +55,9 @@ def live_texts(generation: Generation) -> dict[int, str]:
     """page id → its chunks, joined."""
     with Store.open(generation.path / DATABASE) as store:
         return {
-            row.page_id: " ".join(text for _, _, text in store.texts(row.first_chunk, row.first_chunk + row.chunk_count))
+            row.page_id: " ".join(
+                text for _, _, text in store.texts(row.first_chunk, row.first_chunk + row.chunk_count)
+            )
             for row in store.articles()
         }
 
@@ -455,7 +457,7 @@ def test_many_small_shards_answer_like_one_large(collection: Collection, tmp_pat
 
 
 @pytest.mark.usefixtures("small_shards")
-@pytest.mark.parametrize("missing", [[0], [1], [2], [0, 2], [2, 1, 0]])
+@pytest.mark.parametrize("missing", [[1], [0, 2], [2, 1, 0]])
 def test_shards_are_byte_identical_in_whatever_order_and_however_often_they_are_made(
     collection: Collection, tmp_path: Path, missing: list[int]
 ) -> None:
@@ -556,8 +558,8 @@ def _make_small(patch: pytest.MonkeyPatch) -> None:
 
 
 # the others are as good, and each costs most of a second
-_QUICK = {"while the database is copied", "after two transactions of reading", "after the second new shard"}
-_QUICK |= {"after the words are indexed", "before the folder is renamed", "between the rename and CURRENT"}
+_QUICK = {"after two transactions of reading", "after the second new shard", "after the words are indexed"}
+_QUICK |= {"between the rename and CURRENT"}
 
 
 @pytest.mark.parametrize(
@@ -751,7 +753,7 @@ def test_compact_refuses_when_the_chunks_themselves_are_damaged(collection: Coll
     raw = bytearray(path.read_bytes())
     raw[len(raw) // 2] ^= 0xFF
     path.write_bytes(raw)
-    with pytest.raises(LookaheadError, match="chunks.duckdb: its checksum changed"):
+    with pytest.raises(LookaheadError, match=r"chunks\.duckdb: its checksum changed"):
         compact(collection, quiet=True)
     assert numbers(collection) == ["gen-000001"]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -66,7 +67,7 @@ class Cloud:
         self.heap = rng.integers(0, CLUSTERS, ROWS)
         self.vectors = kept(folder / "vectors", around(self.heap))
         self.probes = around(rng.integers(0, CLUSTERS, 96))
-        self.queries = around(rng.integers(0, CLUSTERS, 60))  # others than it is tuned on
+        self.queries = around(rng.integers(0, CLUSTERS, 40))  # others than it is tuned on
         self.folder = folder
 
     def index(self, kind: Kind) -> DenseIndex:
@@ -106,7 +107,7 @@ def test_scores_are_cosines_whatever_the_lengths(cloud: Cloud, index: DenseIndex
         cosines = rows @ query / np.linalg.norm(rows, axis=1) / np.linalg.norm(query)
         assert [hit.score for hit in hits] == pytest.approx(cosines.tolist(), abs=2e-3)
         assert index.cosines(query, np.array(ids_of(hits))) == pytest.approx(cosines, abs=1e-5)
-        assert all(one.score >= other.score for one, other in zip(hits, hits[1:], strict=False))
+        assert all(one.score >= other.score for one, other in itertools.pairwise(hits))
 
 
 def test_the_recall_written_down_is_the_recall_it_has(cloud: Cloud, index: DenseIndex) -> None:
@@ -152,7 +153,7 @@ def filters(cloud: Cloud) -> dict[str, NDArray[np.int64]]:
     }
 
 
-@pytest.mark.parametrize("exact_below", [0, 1_000, 20_000])
+@pytest.mark.parametrize("exact_below", [500, 20_000])
 def test_a_filter_of_any_size_and_shape_gives_the_nearest_that_pass(
     cloud: Cloud, index: DenseIndex, monkeypatch: pytest.MonkeyPatch, exact_below: int
 ) -> None:
@@ -258,10 +259,10 @@ def test_an_index_of_one_row_and_of_none(tmp_path: Path) -> None:
 
 
 def test_normalised_rows_have_length_one_and_zero_stays_zero() -> None:
-    rows = normalised(np.array([[3, 4], [0, 0], [1e-30, 0], [-1e30, 0]], dtype=np.float32))
+    rows = normalised(np.array([[3, 4], [0, 0], [6e-8, 0], [-65504, 65504]], dtype=np.float32))
     assert rows[0] == pytest.approx([0.6, 0.8])
     assert rows[1].tolist() == [0, 0]
-    assert np.isfinite(rows).all()
+    assert rows[2:] == pytest.approx(np.array([[1, 0], [-(0.5**0.5), 0.5**0.5]]))
     assert rows.dtype == np.float32
 
 
@@ -274,8 +275,8 @@ def test_normalised_rows_have_length_one_and_zero_stays_zero() -> None:
         (dense.FLAT_BELOW - 1, 0, Kind.FLAT),
         (dense.FLAT_BELOW, PLENTY, Kind.HNSW),
         (dense.FLAT_BELOW, 0, Kind.IVF),
-        (10**6, PLENTY, Kind.IVF),  # a graph of a million 384-dimensional vectors takes 1.05 GB
-        (10**6, 2 * PLENTY, Kind.HNSW),
+        (10**6, 2 * 384 * 10**6, Kind.IVF),  # the half precision vectors alone
+        (10**6, 3 * 384 * 10**6, Kind.HNSW),
     ],
 )
 def test_the_kind_is_chosen_by_size_and_memory(rows: int, memory: int, kind: Kind) -> None:
@@ -351,7 +352,7 @@ def test_an_index_is_only_grown_from_one_of_its_kind_that_holds_half_of_it(
 
 @pytest.mark.parametrize("within", [None, IdSet(np.arange(50), ROWS)])
 def test_a_question_of_another_dimension_is_one_line_with_both(index: DenseIndex, within: IdSet | None) -> None:
-    with pytest.raises(LookaheadError, match="^the index has 64 dimensions, the query has 32$"):
+    with pytest.raises(LookaheadError, match=r"^the index has 64 dimensions, the query has 32$"):
         index.search(np.ones(32, dtype=np.float32), 5, within)
     with pytest.raises(LookaheadError, match="64 dimensions"):
         index.cosines(np.ones(65, dtype=np.float32), np.array([1]))
@@ -367,7 +368,7 @@ def test_a_question_with_what_is_no_number_is_one_line(cloud: Cloud, index: Dens
         lambda: index.cosines(query, np.array([1])),
     ]
     for ask in asked:
-        with pytest.raises(LookaheadError, match="^the query vector has values that are not numbers$"):
+        with pytest.raises(LookaheadError, match=r"^the query vector has values that are not numbers$"):
             ask()
 
 

@@ -147,7 +147,9 @@ def test_an_article_counts_once_at_its_best_chunk(tmp_path: Path) -> None:
 # -- with paragraphs -------------------------------------------------------------------------------------------
 
 
-def test_the_trial_holds_both_and_leaves_the_collection_as_it_was(collection: Collection, squad: Path) -> None:
+def test_the_trial_holds_both_without_twins_and_leaves_the_collection_as_it_was(
+    collection: Collection, squad: Path
+) -> None:
     before = bytes_below(collection.path)
     asked = read_questions(squad)
     with asking.with_paragraphs(collection, asked, quiet=True) as trial:
@@ -155,11 +157,11 @@ def test_the_trial_holds_both_and_leaves_the_collection_as_it_was(collection: Co
         assert folder.parent == collection.path.parent
         assert folder.name.startswith(".")
         with Searcher.open(trial) as searcher:
-            assert searcher.live == 6
+            assert searcher.live == 5, "the collection's own Bridge would be a second right answer"
             unit_of = asking.paragraph_unit(asked)
             ranks, _ = asking.ask(searcher, asked, unit_of, quiet=True)
             assert [unit_of(row.page_id) for row in searcher.store.articles()] == [
-                "1", "2", "3", "Bridge/0", "Bridge/1", "Somewhere_Else/0"
+                "1", "2", "Bridge/0", "Bridge/1", "Somewhere_Else/0"
             ]  # fmt: skip
         assert ranks == {mode.value: [1, 1, 1] for mode in Mode}
         assert bytes_below(collection.path) == before
@@ -219,7 +221,7 @@ def test_by_title_with_no_article_in_common_says_what_to_type(collection: Collec
     path.write_text(json.dumps({"data": SQUAD["data"][1:]}))
     with (
         Store.open(collection.current().path / "chunks.duckdb") as store,
-        pytest.raises(LookaheadError, match="no article of other.json is in the collection; .* --add-paragraphs"),
+        pytest.raises(LookaheadError, match=r"no article of other\.json is in the collection; .* --add-paragraphs"),
     ):
         asking.by_title(read_questions(path), store)
 
