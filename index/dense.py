@@ -24,11 +24,12 @@ from store.records import LookaheadError
 Floats = NDArray[np.float32]
 
 FLAT_BELOW = 10_000  # exact search of that many takes about a millisecond
-EXACT_BELOW = 20_000  # a filter that leaves fewer is answered by reading their vectors
+EXACT_BELOW = 20_000  # a filter that leaves fewer is answered by comparing with each of them
 RECALL_GOAL = 0.995  # on the probes; real questions lie farther from the chunks and get a little less
 _BREADTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 _LINKS = 16
 _RESCORED = 4  # candidates per hit that a coarse index fetches before exact scores decide
+_WIDER = 4  # times the breadth for a filter: what passes need not lie near the question, as it does when tuning
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,15 +113,11 @@ class DenseIndex:
         if k < 1:
             return [[] for _ in queries]
         unit = normalised(queries)
-        if within is not None and len(within) <= EXACT_BELOW:
-            return _exact(unit, within.ids, self._vectors, k)
-        coarse = self.facts.kind is Kind.IVF
-        wanted = min(k * _RESCORED, available) if coarse else k
-        share = 1.0 if within is None else len(within) / len(self)
-        scores, ids = self._index.search(unit, wanted, params=self._parameters(wanted, share, within))
-        rows = [_hits(row_ids, row) for row_ids, row in zip(ids, scores, strict=True)]
-        if coarse:
-            rows = [self._rescored(query, row, k) for query, row in zip(unit, rows, strict=True)]
+        rows = self._search(unit, k, within, everywhere=within is not None and len(within) <= EXACT_BELOW)
+        short = [place for place, row in enumerate(rows) if len(row) < k]
+        if short:  # the walk or the lists met too few that pass
+            for place, row in zip(short, self._search(unit[short], k, within, everywhere=True), strict=True):
+                rows[place] = row
         return rows
 
     def cosines(self, query: Floats, ids: NDArray[np.int64]) -> Floats:
@@ -129,16 +126,34 @@ class DenseIndex:
         scores: Floats = normalised(self._vectors.gather(ids)) @ normalised(query[None, :])[0]
         return scores
 
-    def _parameters(self, wanted: int, share: float, within: IdSet | None) -> Any:
-        """The fewer chunks pass a filter, the wider the search must be to meet enough of them."""
+    def _search(self, unit: Floats, k: int, within: IdSet | None, *, everywhere: bool) -> list[list[Hit]]:
+        """Through the graph or the nearest lists, or `everywhere`: every chunk (that passes) is compared."""
         selector = within.selector() if within is not None else None
-        breadth = max(self.facts.breadth, wanted)
+        # what passes is sparse, and need not lie near the question: the walk must be wider to meet enough of it
+        share = 1.0 if within is None else len(within) / len(self)
+        wider = 1.0 if share > 0.9 else _WIDER / share
+        index, wanted = self._index, k
         if self.facts.kind is Kind.FLAT:
-            return faiss.SearchParameters(sel=selector)
-        if self.facts.kind is Kind.HNSW:
-            return faiss.SearchParametersHNSW(efSearch=math.ceil(breadth / share), sel=selector)
-        lists = self._index.nlist
-        return faiss.SearchParametersIVF(nprobe=min(lists, math.ceil(self.facts.breadth / share)), sel=selector)
+            parameters = faiss.SearchParameters(sel=selector)
+        elif self.facts.kind is Kind.HNSW and everywhere:
+            index = faiss.downcast_index(index.storage)
+            parameters = faiss.SearchParameters(sel=selector)
+        elif self.facts.kind is Kind.HNSW:
+            parameters = faiss.SearchParametersHNSW(
+                efSearch=math.ceil(max(self.facts.breadth, k) * wider), sel=selector
+            )
+        else:
+            wanted = min(k * _RESCORED, len(self) if within is None else len(within))
+            holding = math.ceil(2 * wanted / len(self) * index.nlist)  # lists of twice the candidates wanted
+            lists = math.ceil(max(self.facts.breadth, holding) * wider)
+            parameters = faiss.SearchParametersIVF(
+                nprobe=index.nlist if everywhere else min(index.nlist, lists), sel=selector
+            )
+        scores, ids = index.search(unit, wanted, params=parameters)
+        rows = [_hits(row_ids, row) for row_ids, row in zip(ids, scores, strict=True)]
+        if self.facts.kind is Kind.IVF:
+            rows = [self._rescored(query, row, k) for query, row in zip(unit, rows, strict=True)]
+        return rows
 
     def _rescored(self, query: Floats, hits: list[Hit], k: int) -> list[Hit]:
         ids = np.array([hit.chunk_id for hit in hits], dtype=np.int64)
@@ -220,6 +235,7 @@ def _empty(kind: Kind, vectors: Vectors) -> Any:
     lists = 2 ** round(math.log2(4 * math.sqrt(len(vectors))))
     index = faiss.index_factory(vectors.dim, f"IVF{lists},SQ8", faiss.METRIC_INNER_PRODUCT)
     index.cp.seed = 1
+    index.cp.min_points_per_centroid = 1  # below 39 it would print a warning, whatever is meant to be on the screen
     sample = np.random.default_rng(1).choice(len(vectors), min(len(vectors), 64 * lists), replace=False)
     index.train(normalised(vectors.gather(np.sort(sample))))
     return index
@@ -249,11 +265,6 @@ def recall(found: list[list[Hit]], truth: list[list[Hit]]) -> float:
     return float(np.mean(shares))
 
 
-def _exact(unit: Floats, ids: NDArray[np.int64], vectors: Vectors, k: int) -> list[list[Hit]]:
-    scores = unit @ normalised(vectors.gather(ids)).T
-    return [_hits(ids, row)[:k] for row in scores]
-
-
 def _hits(ids: NDArray[np.int64], scores: Floats) -> list[Hit]:
     """Sorted by score, ties by id; FAISS's -1 padding and duplicates are gone."""
     pairs = {int(chunk_id): float(score) for chunk_id, score in zip(ids, scores, strict=True) if chunk_id >= 0}
@@ -270,7 +281,7 @@ def _check_queries(queries: Floats, dim: int) -> None:
 def _read(path: Path, facts: DenseFacts, flags: int) -> Any:
     try:
         index = faiss.read_index(str(path), flags)
-    except RuntimeError as error:
+    except (RuntimeError, MemoryError) as error:  # the second where a damaged header asks for petabytes
         raise LookaheadError(f"cannot read {path}; run: lookahead verify") from error
     if (index.ntotal, index.d) != (facts.rows, facts.dim):
         raise LookaheadError(

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import math
 import re
+import shutil
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -56,7 +58,20 @@ class LexicalIndex:
 
     @classmethod
     def open(cls, folder: Path, language: str) -> LexicalIndex:
-        return cls(_open(folder, language), language)
+        # tantivy locks the folder it reads, and a published one never changes (nor may it be writable): it is
+        # given a folder of links, and has opened every file when that goes
+        links = Path(tempfile.mkdtemp(prefix="lookahead-"))
+        try:
+            for path in folder.iterdir():
+                (links / path.name).symlink_to(path.resolve())
+            return cls(_open(links, language), language)
+        except (OSError, ValueError) as error:
+            raise _unreadable(folder, error) from error
+        finally:
+            for _ in range(5):  # its watcher may put a lock in while the folder is being emptied
+                shutil.rmtree(links, ignore_errors=True)
+                if not links.exists():
+                    break
 
     def __len__(self) -> int:
         return int(self._searcher.num_docs)
@@ -72,7 +87,8 @@ class LexicalIndex:
     def rarity(self, words: Iterable[str]) -> dict[str, float]:
         """BM25's inverse document frequency of each word."""
         count = len(self)
-        found = {word: self._searcher.doc_freq("text", word) for word in words}
+        # dead chunks are counted until their segment is merged away
+        found = {word: min(count, self._searcher.doc_freq("text", word)) for word in words}
         return {word: math.log(1 + (count - holds + 0.5) / (holds + 0.5)) for word, holds in found.items()}
 
     def spans(self, text: str, query: str) -> list[tuple[int, int]]:
@@ -138,7 +154,10 @@ def build(
 ) -> None:
     """Adds (chunk id, title, text) to the index in `folder`, made where there is none, and takes `gone` out."""
     if (folder / "meta.json").exists():
-        index = _open(folder, language)
+        try:
+            index = _open(folder, language)
+        except (OSError, ValueError) as error:
+            raise _unreadable(folder, error) from error
     else:
         folder.mkdir(parents=True, exist_ok=True)
         index = tantivy.Index(_schema(), path=str(folder))
@@ -169,18 +188,25 @@ def _schema() -> tantivy.Schema:
 
 
 def _analyzer(language: str) -> Any:
-    """Lower case, no accents, stemmed where the language has a stemmer."""
+    """Lower case, no accents, stemmed where the language has a stemmer.
+
+    English drops its accents before stemming, so that "resume" and "résumé" end alike; elsewhere a stemmer reads them.
+    """
     builder = tantivy.TextAnalyzerBuilder(tantivy.Tokenizer.simple())
     builder = builder.filter(tantivy.Filter.remove_long(60)).filter(tantivy.Filter.lowercase())
+    if language == "en":
+        builder = builder.filter(tantivy.Filter.ascii_fold())
     if language in _STEMMERS:
         builder = builder.filter(tantivy.Filter.stemmer(_STEMMERS[language]))
     return builder.filter(tantivy.Filter.ascii_fold()).build()
 
 
 def _open(folder: Path, language: str) -> tantivy.Index:
-    try:
-        index = tantivy.Index.open(str(folder))
-    except (ValueError, OSError) as error:
-        raise LookaheadError(f"cannot open {folder}: {error}; run: lookahead verify") from error
+    index = tantivy.Index.open(str(folder))
     index.register_tokenizer("words", _analyzer(language))
     return index
+
+
+def _unreadable(folder: Path, error: Exception) -> LookaheadError:
+    reason = next(iter(str(error).splitlines()), type(error).__name__)
+    return LookaheadError(f"cannot open {folder}: {reason}; run: lookahead verify")

@@ -9,6 +9,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,7 +84,7 @@ def read_shard(path: Path, rows: int, dim: int) -> NDArray[np.float16]:
     """A memory-mapped shard of exactly that shape."""
     try:
         shard: NDArray[np.float16] = np.lib.format.open_memmap(path, mode="r")  # np.load also opens archives
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, SyntaxError, TokenError) as error:  # the last two from a damaged header
         raise LookaheadError(f"cannot read {path}: {error}; run: lookahead verify") from error
     if shard.dtype != np.float16 or shard.shape != (rows, dim):
         raise LookaheadError(
@@ -94,7 +95,7 @@ def read_shard(path: Path, rows: int, dim: int) -> NDArray[np.float16]:
 
 def write_shard(path: Path, vectors: NDArray[np.float32]) -> None:
     """The shard is there whole or not at all. Vectors that float16 cannot hold are refused."""
-    with np.errstate(over="ignore"):  # the next line names the row
+    with np.errstate(over="ignore"):  # refused below, with the row's number
         halved = vectors.astype(np.float16)
     if not np.isfinite(halved).all():
         bad = int(np.flatnonzero(~np.isfinite(halved).all(axis=1))[0])

@@ -111,12 +111,12 @@ def _sentences(section: Section, rules: ChunkingRules) -> Iterator[str]:
 
 
 def _cut(sentence: str, words: int) -> Iterator[str]:
-    """Equal parts of an endless sentence (a list without full stops), none longer than `words`."""
+    """Equal parts of an endless sentence (a list without full stops), as many as `_pack` will ask for."""
     tokens = sentence.split()
     joint = " "
     if length_of(sentence) > len(tokens):  # no spaces to cut at: cut between characters
         tokens, joint, words = list(sentence), "", 2 * words
-    parts = -(-len(tokens) // words)
+    parts = round(len(tokens) / words)
     bounds = [len(tokens) * part // parts for part in range(parts + 1)]
     for start, stop in itertools.pairwise(bounds):
         yield joint.join(tokens[start:stop])

@@ -198,17 +198,15 @@ class Store:
 
     def article(self, page_id: int) -> ArticleRow:
         query = sa.select(articles).where(articles.c.page_id == page_id)
-        row = self._connection.execute(query).first() if abs(page_id) < 1 << 63 else None
-        if row is None:
+        # all(), not first(): DuckDB takes no further work beside a result that was not read to its end
+        rows = self._connection.execute(query).all() if abs(page_id) < 1 << 63 else []
+        if not rows:
             raise LookaheadError(f"no article has the page id {page_id}")
-        return _article_row(row)
+        return _article_row(rows[0])
 
     def article_titled(self, title: str) -> ArticleRow:
-        """The article of that title, whatever its case; an unknown title raises and offers the nearest."""
-        rows = self._articles_titled([title])
-        if not rows:
-            raise LookaheadError(self._no_such_title(title))
-        return rows[0]
+        """The article of that title; of several that differ only in case, the one spelled so or else the first."""
+        return self._articles_titled(title)[0]
 
     def articles(self, split: Split | None = None) -> list[ArticleRow]:
         """All articles in the order of their chunks."""
@@ -229,14 +227,9 @@ class Store:
 
     def ids_where(self, wanted: Filter) -> NDArray[np.int64]:
         """Ids of the live chunks that pass, ascending. An unknown title or page id raises; sections match by name."""
-        pages = set(wanted.page_ids)
         for page_id in wanted.page_ids:
             self.article(page_id)
-        for title in wanted.titles:
-            rows = self._articles_titled([title])
-            if not rows:
-                raise LookaheadError(self._no_such_title(title))
-            pages.update(row.page_id for row in rows)
+        titled = {row.page_id for title in wanted.titles for row in self._articles_titled(title)}
         query = (
             sa.select(chunks.c.chunk_id)
             .join(articles, articles.c.page_id == chunks.c.page_id)
@@ -246,10 +239,12 @@ class Store:
             )
             .order_by(chunks.c.chunk_id)
         )
-        if pages:
-            query = query.where(chunks.c.page_id.in_(pages))
+        if wanted.page_ids:
+            query = query.where(chunks.c.page_id.in_(wanted.page_ids))
+        if wanted.titles:
+            query = query.where(chunks.c.page_id.in_(titled))
         if wanted.sections:
-            query = query.where(sa.func.lower(chunks.c.section).in_([_utf8(name).lower() for name in wanted.sections]))
+            query = query.where(sa.func.lower(chunks.c.section).in_([_lower(name) for name in wanted.sections]))
         if wanted.splits:
             query = query.where(articles.c.split.in_([split.value for split in wanted.splits]))
         return self._ids(query)
@@ -288,6 +283,21 @@ class Store:
         )
         if strangers:
             found.append(f"{strangers} articles whose chunks are not one contiguous run")
+        astray = self._scalar(
+            sa.select(sa.func.count())
+            .select_from(tombstones)
+            .outerjoin(chunks, chunks.c.chunk_id == tombstones.c.chunk_id)
+            .outerjoin(articles, articles.c.page_id == chunks.c.page_id)
+            .where(
+                chunks.c.chunk_id.is_(None)
+                | sa.and_(
+                    chunks.c.chunk_id >= articles.c.first_chunk,
+                    chunks.c.chunk_id < articles.c.first_chunk + articles.c.chunk_count,
+                )
+            )
+        )
+        if astray:
+            found.append(f"{astray} tombstones of live chunks or of none")
         return found
 
     # -- writing ------------------------------------------------------------------------------------------
@@ -368,10 +378,8 @@ class Store:
         driver = self._connection.connection.driver_connection
         assert driver is not None
         driver.register(name, dict(columns))
-        try:
-            yield
-        finally:
-            driver.unregister(name)
+        yield
+        driver.unregister(name)  # not after an error: in an aborted transaction this would hide it
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -398,13 +406,17 @@ class Store:
     def _ids(self, query: sa.Select[Any]) -> NDArray[np.int64]:
         return np.fromiter(self._connection.execute(query).scalars(), dtype=np.int64)
 
-    def _articles_titled(self, titles: Sequence[str]) -> list[ArticleRow]:
-        wanted = [_utf8(title).strip().lower() for title in titles]
-        query = sa.select(articles).where(sa.func.lower(articles.c.title).in_(wanted))
-        return [_article_row(row) for row in self._connection.execute(query)]
+    def _articles_titled(self, title: str) -> list[ArticleRow]:
+        """Those spelled so, or else those that differ only in case; none at all raises."""
+        wanted = _utf8(title).strip()
+        query = sa.select(articles).where(sa.func.lower(articles.c.title) == _lower(wanted))
+        rows = [_article_row(row) for row in self._connection.execute(query.order_by(articles.c.first_chunk))]
+        if not rows:
+            raise LookaheadError(self._no_such_title(title))
+        return [row for row in rows if row.title == wanted] or rows
 
     def _no_such_title(self, title: str) -> str:
-        nearness = sa.func.jaro_winkler_similarity(sa.func.lower(articles.c.title), _utf8(title).strip().lower()[:200])
+        nearness = sa.func.jaro_winkler_similarity(sa.func.lower(articles.c.title), _lower(title.strip()[:200]))
         near = self._connection.execute(sa.select(articles.c.title).order_by(nearness.desc()).limit(3)).scalars()
         offers = ", ".join(f'"{name}"' for name in near)
         return f'no article is titled "{_utf8(title)[:80]}"' + (f"; the nearest are {offers}" if offers else "")
@@ -413,6 +425,11 @@ class Store:
 def _utf8(text: str) -> str:
     """The text as the database can hold it: a terminal may hand over bytes that are no text."""
     return text.encode("utf-8", "replace").decode()
+
+
+def _lower(text: str) -> sa.Function[Any]:
+    """In the database's lower case: Python's has other letters for a capital sigma and a dotted I."""
+    return sa.func.lower(sa.literal(_utf8(text)))
 
 
 def _append(columns: dict[str, list[Any]], values: Sequence[Any]) -> None:

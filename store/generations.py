@@ -15,7 +15,7 @@ import re
 import shutil
 import socket
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +26,7 @@ from store.records import LookaheadError
 FORMAT = 1
 MANIFEST = "manifest.json"
 _GENERATION = re.compile(r"gen-(\d{6,})")
+_CURRENT = re.compile(rb"gen-(\d{6,}) ([0-9a-f]{64})\n")  # to the last byte: a flipped line end is damage too
 
 
 class DamageWarning(UserWarning):
@@ -61,7 +62,8 @@ class Manifest:
     def dump(self) -> bytes:
         """JSON that carries its own checksum, so that a damaged manifest is found without CURRENT's help."""
         raw = asdict(self)
-        return json.dumps({**raw, "self": _own_seal(raw)}, indent=1, sort_keys=True, ensure_ascii=False).encode()
+        sealed = {**raw, "self": _own_seal(raw)}
+        return json.dumps(sealed, indent=1, sort_keys=True, ensure_ascii=False).encode("utf-8", "surrogatepass")
 
     @classmethod
     def load(cls, raw: bytes) -> Manifest:
@@ -69,14 +71,17 @@ class Manifest:
         try:
             fields = json.loads(raw)
             seal = fields.pop("self")
+            written_as = fields["format"]
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise ValueError("not a manifest") from error
         if seal != _own_seal(fields):
             raise ValueError("its own checksum does not match")
-        if fields["format"] > FORMAT:
-            raise ValueError(f"format {fields['format']} is newer than this program's {FORMAT}")
-        seals = {name: FileSeal(**seal) for name, seal in fields["files"].items()}
-        manifest = cls(**{**fields, "files": seals})
+        if written_as > FORMAT:
+            raise ValueError(f"format {written_as} is newer than this program's {FORMAT}")
+        try:
+            manifest = cls(**{**fields, "files": {name: FileSeal(**held) for name, held in fields["files"].items()}})
+        except (KeyError, TypeError) as error:
+            raise ValueError("not a manifest of this format") from error
         if manifest.dump() != raw:  # white space counts too: a manifest has one spelling
             raise ValueError("not as it was written")
         return manifest
@@ -221,26 +226,34 @@ class Collection:
         return self._load(number)
 
     def roll_back(self) -> Generation:
-        """Makes the generation before the current one current again; the newer one is removed."""
-        served = self.current().manifest.number
-        damaged = served != max(self._numbers())  # then going back means to stay at the one served in its place
-        sound = [
-            number for number in self._numbers() if number < served and not self._faults(number, None, lambda _: None)
-        ]
-        if not damaged and not sound:
-            raise LookaheadError(f"{self.path} keeps no sound generation before {generation_name(served)}")
-        target = served if damaged else sound[-1]
-        self._point_to(target)
+        """Makes the generation before the one CURRENT names current again; the newer one is removed."""
+        pointed, _ = self._pointed()
+        now = max(self._numbers(), default=0) if pointed is None else pointed
+        older = [number for number in self._numbers() if number < now]
+        if not older:
+            raise LookaheadError(f"{self.path} keeps no generation before {generation_name(now)}")
+        for fault in self._quick_faults(older[-1]):
+            raise LookaheadError(
+                f"{self.name}/{fault.generation} is damaged ({fault.file}: {fault.what}) and cannot be served"
+            )
+        gone = []
         for number in self._numbers():
-            if number > target:
-                self._remove(self._folder(number))
-        return self._load(target)
+            if number > older[-1]:  # away before CURRENT moves, or the next writer would take it for an unnamed publish
+                gone.append(self._set_aside(self._folder(number)))
+        self._point_to(older[-1])
+        for folder in gone:
+            shutil.rmtree(folder)
+        return self._load(older[-1])
 
     def collect_garbage(self, keep: int = 2) -> list[str]:
-        """Removes all but the newest `keep` generations and every unfinished build; names what went."""
+        """Removes all but the newest `keep` sound generations and every unfinished build; names what went.
+
+        What is newer than the newest sound one stays: it may be mended.
+        """
         pointed, _ = self._pointed()
         published = [number for number in self._numbers() if pointed is None or number <= pointed]
-        gone = [self._folder(number) for number in published[: -max(keep, 1)]]
+        sound = [number for number in reversed(published) if not self._quick_faults(number)][: max(keep, 1)]
+        gone = [self._folder(number) for number in published if sound and number < sound[0] and number not in sound]
         gone += sorted(self.path.glob("build-*.tmp"))
         for folder in gone:
             self._remove(folder)
@@ -258,9 +271,14 @@ class Collection:
 
     def _remove(self, folder: Path) -> None:
         """Under another name first: a kill must not leave half a generation that looks like one."""
+        shutil.rmtree(self._set_aside(folder))
+
+    def _set_aside(self, folder: Path) -> Path:
+        """The folder under a name that no build takes up again and every later one removes."""
         going = folder.with_name(f"build-{folder.name.removesuffix('.tmp')}.tmp")
+        shutil.rmtree(going, ignore_errors=True)
         os.rename(folder, going)
-        shutil.rmtree(going)
+        return going
 
     def _folder(self, number: int) -> Path:
         return self.path / generation_name(number)
@@ -275,18 +293,17 @@ class Collection:
     def _pointed(self) -> tuple[int | None, str]:
         """The number CURRENT names (None when it cannot be read) and what is wrong with it, if anything."""
         try:
-            words = (self.path / "CURRENT").read_text(encoding="ascii").split()
-            match = _GENERATION.fullmatch(words[0])
-            number = int(match[1]) if match and len(words) == 2 else None
-        except (OSError, UnicodeDecodeError, IndexError):
-            number = None
-        if number is None:
+            match = _CURRENT.fullmatch((self.path / "CURRENT").read_bytes())
+        except OSError:
+            match = None
+        if match is None:
             return None, f"{self.path / 'CURRENT'} is unreadable"
+        number = int(match[1])
         try:
             held = hashlib.sha256((self._folder(number) / MANIFEST).read_bytes()).hexdigest()
         except OSError:
             return number, f"{self.name}/{generation_name(number)} is missing"
-        if held != words[1]:
+        if held != match[2].decode():
             return number, f"{self.name}/{generation_name(number)}/{MANIFEST} is not the one CURRENT names"
         return number, ""
 
@@ -295,15 +312,18 @@ class Collection:
         write_atomically(self.path / "CURRENT", f"{generation_name(number)} {held}\n".encode())
 
     def _finish_publishing(self) -> None:
-        """A folder newer than CURRENT was renamed but not yet named: it is whole (all was synced before the rename)."""
+        """A folder newer than CURRENT was renamed but not yet named: it is whole (all was synced before the rename).
+
+        Where CURRENT was lost, a damaged folder may have been published: it is left alone.
+        """
         pointed, _ = self._pointed()
         for number in self._numbers():
             if pointed is not None and number <= pointed:
                 continue
-            if self._faults(number, None, lambda _: None):
-                self._remove(self._folder(number))
-            else:
+            if not self._faults(number, None, lambda _: None):
                 self._point_to(number)
+            elif pointed is not None:
+                self._remove(self._folder(number))
 
     def _load(self, number: int) -> Generation:
         folder = self._folder(number)
@@ -327,7 +347,7 @@ class Collection:
             what = _difference(folder / file, seal, progress)
             if what:
                 faults.append(Fault(name, file, what))
-        return faults
+        return faults + _surplus(folder, manifest)
 
     def _quick_faults(self, number: int) -> list[Fault]:
         """Sizes at every open; checksums only of files whose inode, times or size changed since they last passed."""
@@ -337,7 +357,7 @@ class Collection:
         except (OSError, ValueError) as error:
             return [Fault(name, MANIFEST, str(error))]
         passed = self._passed()
-        known = passed.get(name, {})
+        known = passed[name] if isinstance(passed.get(name), dict) else {}
         marks: dict[str, list[int]] = {}
         faults = []
         for file, seal in manifest.files.items():
@@ -354,7 +374,7 @@ class Collection:
             kept = {other: passed[other] for other in passed if (self.path / other).is_dir()}
             with contextlib.suppress(OSError):  # a read-only folder is checked anew every time
                 write_atomically(self.path / ".checked.json", json.dumps({**kept, name: marks}).encode(), sync=False)
-        return faults
+        return faults + _surplus(folder, manifest)
 
     def _passed(self) -> dict[str, Any]:
         try:
@@ -401,12 +421,21 @@ def write_atomically(path: Path, content: bytes, *, sync: bool = True) -> None:
 
 
 def _own_seal(fields: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(fields, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+    raw = json.dumps(fields, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(raw.encode("utf-8", "surrogatepass")).hexdigest()  # a file's name need not be UTF-8
 
 
-def _files_below(folder: Path) -> Iterable[str]:
+def _files_below(folder: Path) -> list[str]:
+    """All but the manifest and the locks that readers leave."""
     names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    return sorted(name for name in names if name != MANIFEST)
+    return sorted(name for name in names if name != MANIFEST and not name.endswith(".lock"))
+
+
+def _surplus(folder: Path, manifest: Manifest) -> list[Fault]:
+    """Files that were not published: a log beside a database, say, would be read into it."""
+    return [
+        Fault(manifest.name, file, "was not published") for file in _files_below(folder) if file not in manifest.files
+    ]
 
 
 def _difference(path: Path, seal: FileSeal, progress: Callable[[int], object]) -> str:
