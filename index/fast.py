@@ -7,6 +7,7 @@ It does not know how the model was converted (`index/conversion.py` does); it re
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -82,15 +83,16 @@ class FastEncoder:
         if len(batches) == 1:  # one question: no queue, and safe from several threads at once
             out[batches[0]] = self._compiled.create_infer_request().infer(self._feed(tokens, batches[0]))[0]
             return out
-        queue = ov.AsyncInferQueue(self._compiled, self._streams)
-
-        def keep(request: Any, places: list[int]) -> None:
-            out[places] = request.get_output_tensor().data
-
-        queue.set_callback(keep)
+        # requests are waited for in turn and by this thread: an AsyncInferQueue with a callback now and then never
+        # ends (its destructor and the callback's thread wait for each other over Python's lock)
+        idle = [self._compiled.create_infer_request() for _ in range(min(self._streams + 1, len(batches)))]
+        busy: deque[tuple[Any, list[int]]] = deque()
         for places in batches:
-            queue.start_async(self._feed(tokens, places), places)
-        queue.wait_all()
+            request = idle.pop() if idle else _collect(busy.popleft(), out)
+            request.start_async(self._feed(tokens, places))
+            busy.append((request, places))
+        for pair in busy:
+            _collect(pair, out)
         return out
 
     def _feed(self, tokens: list[list[int]], places: list[int]) -> dict[str, NDArray[np.int64]]:
@@ -102,6 +104,14 @@ class FastEncoder:
             mask[row, : len(tokens[place])] = 1
         feed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
         return {name: feed[name] for name in self._inputs}
+
+
+def _collect(pair: tuple[Any, list[int]], out: NDArray[np.float32]) -> Any:
+    """Waits for a request, keeps its vectors, and gives it back."""
+    request, places = pair
+    request.wait()
+    out[places] = request.get_output_tensor().data
+    return request
 
 
 def precisions() -> list[str]:

@@ -1,4 +1,4 @@
-"""The house: rooms look one way only, each heavy library has one home, and a search loads none that it does not need."""
+"""The house: rooms look one way only, each heavy library has one home, a search loads none that it does not need."""
 
 from __future__ import annotations
 
