@@ -27,7 +27,7 @@ FLAT_BELOW = 10_000  # exact search of that many takes about a millisecond
 EXACT_BELOW = 20_000  # a filter that leaves fewer is answered by comparing with each of them
 RECALL_GOAL = 0.995  # on the probes; real questions lie farther from the chunks and get a little less
 _BREADTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
-_LINKS = 16
+_LINKS = 24
 _RESCORED = 4  # candidates per hit that a coarse index fetches before exact scores decide
 _WIDER = 4  # times the breadth for a filter: what passes need not lie near the question, as it does when tuning
 
@@ -229,7 +229,7 @@ def _empty(kind: Kind, vectors: Vectors) -> Any:
         return faiss.IndexFlatIP(vectors.dim)
     if kind is Kind.HNSW:
         index = faiss.index_factory(vectors.dim, f"HNSW{_LINKS}_SQfp16", faiss.METRIC_INNER_PRODUCT)
-        index.hnsw.efConstruction = 60
+        index.hnsw.efConstruction = 80
         index.train(np.zeros((1, vectors.dim), dtype=np.float32))  # float16 has nothing to learn, but asks
         return index
     lists = 2 ** round(math.log2(4 * math.sqrt(len(vectors))))

@@ -30,10 +30,10 @@ from store.records import Chunk, LookaheadError
 
 LONGEST_QUERY = 10_000  # characters; the encoder reads a few hundred words of them
 MOST = 10_000  # results of one search
-DEPTH = 100  # candidates each list gives to the fusion
+DEPTH = 60  # candidates each list gives to the fusion
 DENSE_WEIGHT = 0.7  # these three were measured: README, "Choices that were measured"
 CLOSENESS_WEIGHT = 2.0
-READ = 30  # of the fused list are read for how close the question's words stand
+READ = 20  # of the fused list are read for how close the question's words stand
 EVERYTHING = Filter()
 _RRF = 60  # Cormack, Clarke and Büttcher, 2009
 
@@ -92,6 +92,7 @@ class Searcher:
         self.generation = generation
         self._facts = generation.manifest.facts
         self.live = int(generation.manifest.counts["live"])
+        self._warm = False
 
     @classmethod
     def open(cls, collection: Collection) -> Self:
@@ -106,6 +107,8 @@ class Searcher:
         self.close()
 
     def close(self) -> None:
+        if "_beside" in self.__dict__:
+            self._beside.shutdown()
         if "store" in self.__dict__:
             self.store.close()
 
@@ -132,15 +135,23 @@ class Searcher:
         return open_encoder(self.generation.path / ENCODER)
 
     def warm(self, mode: Mode = Mode.HYBRID) -> None:
-        """Opens all that a search in this mode needs, the encoder beside the rest: half the wait of a first search."""
+        """Opens all that a search in this mode needs, the encoder beside the rest: half the wait of a first search.
+
+        From then on the searcher goes on answering when its generation's files lose their names.
+        """
         if mode is Mode.LEXICAL:
             _ = self.store, self.lexical
-            return
-        with ThreadPoolExecutor(1) as beside:
-            loading = beside.submit(lambda: self.encoder)
+        elif not self._warm:
+            loading = self._beside.submit(lambda: self.encoder)
             _ = self.store, self.lexical, self.dense
             self.vectors.hold()
             loading.result()
+            self._warm = True
+
+    @cached_property
+    def _beside(self) -> ThreadPoolExecutor:
+        """One thread for what can be done beside something else."""
+        return ThreadPoolExecutor(1)
 
     @property
     def fingerprint(self) -> Fingerprint:
@@ -201,14 +212,15 @@ class Searcher:
                 Ranked(hit.chunk_id, hit.score, Parts(lexical=hit.score, lexical_rank=place))
                 for place, hit in enumerate(self.lexical.search(query, depth, within), 1)
             ]
+        by_words = self._beside.submit(self.lexical.search, query, depth, within) if mode is Mode.HYBRID else None
         vector = self.encoder.encode_queries([query])[0]
         near = self.dense.search(vector, depth, within)
-        if mode is Mode.DENSE:
+        if by_words is None:
             return [
                 Ranked(hit.chunk_id, hit.score, Parts(dense=hit.score, dense_rank=place))
                 for place, hit in enumerate(near, 1)
             ]
-        worded = self.lexical.search(query, depth, within)
+        worded = by_words.result()
         both = np.unique([hit.chunk_id for hit in near + worded]).astype(np.int64)
         cosines = self.dense.cosines(vector, both)
         bm25 = self._bm25(query, both, worded)

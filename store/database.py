@@ -49,6 +49,23 @@ tombstones = sa.Table(
     sa.Column("chunk_id", sa.BigInteger, primary_key=True, autoincrement=False),
 )
 
+# With the ids as a list this takes half the time of a join with a registered table. A tombstoned chunk's title is its
+# page's present one, or nothing when the page is gone.
+_FOUND = (
+    sa.select(
+        chunks.c.chunk_id,
+        chunks.c.page_id,
+        chunks.c.position,
+        chunks.c.section,
+        chunks.c.text,
+        chunks.c.text_key,
+        sa.func.coalesce(articles.c.title, ""),
+    )
+    .select_from(chunks)
+    .outerjoin(articles, articles.c.page_id == chunks.c.page_id)
+    .where(chunks.c.chunk_id.in_(sa.bindparam("ids", expanding=True)))
+)
+
 
 @dataclass(frozen=True, slots=True)
 class ArticleRow:
@@ -128,7 +145,7 @@ class Store:
     def _connect(cls, path: Path, *, read_only: bool) -> Self:
         engine = sa.create_engine(
             f"duckdb:///{path}",
-            connect_args={"read_only": read_only, "config": {"memory_limit": "400MB", "threads": 2}},
+            connect_args={"read_only": read_only, "config": {"memory_limit": "400MB", "threads": 1 if read_only else 2}},
             poolclass=sa.pool.StaticPool,
         )
         try:
@@ -160,30 +177,12 @@ class Store:
         """The chunks in the order asked, tombstoned ones too; an id that does not exist raises."""
         if not len(ids):
             return []
-        asked = sa.table("asked", sa.column("place"), sa.column("id"))
-        # a tombstoned chunk's title is its page's present one, or nothing when the page is gone
-        query = (
-            sa.select(
-                chunks.c.chunk_id,
-                chunks.c.page_id,
-                chunks.c.position,
-                chunks.c.section,
-                chunks.c.text,
-                chunks.c.text_key,
-                sa.func.coalesce(articles.c.title, ""),
-            )
-            .select_from(asked)
-            .join(chunks, chunks.c.chunk_id == asked.c.id)
-            .outerjoin(articles, articles.c.page_id == chunks.c.page_id)
-            .order_by(asked.c.place)
-        )
-        table = {"place": np.arange(len(ids)), "id": np.asarray(ids, dtype=np.int64)}
-        with self._registered("asked", table):
-            rows = self._connection.execute(query).all()
-        if len(rows) != len(ids):
-            missing = sorted(set(map(int, ids)) - {row[0] for row in rows})
-            raise LookaheadError(f"no chunk has the id {missing[0]}; run: lookahead verify")
-        return [Found(Chunk(*row[:5]), row[6], row[5]) for row in rows]
+        rows = {row[0]: row for row in self._connection.execute(_FOUND, {"ids": [int(one) for one in ids]})}
+        missing = [one for one in ids if int(one) not in rows]
+        if missing:
+            raise LookaheadError(f"no chunk has the id {min(missing)}; run: lookahead verify")
+        found = (rows[int(one)] for one in ids)
+        return [Found(Chunk(*row[:5]), row[6], row[5]) for row in found]
 
     def texts(self, first: int, stop: int) -> list[tuple[str, str, str]]:
         """(title, section, text) of the rows `first … stop - 1`, in order, tombstoned ones too."""

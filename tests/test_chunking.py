@@ -43,6 +43,12 @@ def test_the_words_left_over_are_shared_out_evenly() -> None:
     assert [length_of(text) for text in texts(pieces)] == [15, 15]
 
 
+def test_a_chunk_ends_with_the_sentence_that_ends_nearest_to_its_share() -> None:
+    three = [sentence("ant", 6), sentence("bee", 7), sentence("cat", 7)]  # 20 words: the first half ends at 6 or at 13
+    pieces = pieces_of(article(("", " ".join(three))), ChunkingRules(words=10))
+    assert [length_of(text) for text in texts(pieces)] == [13, 7]
+
+
 def test_paragraphs_of_one_section_share_a_chunk_on_one_line() -> None:
     pieces = pieces_of(article(("Life", "She was born in Lima.\nHe was born in Rome.")), ChunkingRules(words=10))
     assert pieces == [Piece("Life", "She was born in Lima. He was born in Rome.")]

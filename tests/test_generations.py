@@ -317,7 +317,19 @@ def test_when_no_generation_is_sound_nothing_is_served(two: Collection) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [None, b"", b"\n", b"gen-000002\n", b"\xff\xfe", b"gen-000007 0\n", b"gen-2 0\n", b"../x 0"]
+    "content",
+    [
+        None,
+        b"",
+        b"\n",
+        b"gen-000002\n",
+        b"\xff\xfe",
+        b"gen-000007 0\n",
+        b"gen-000000 " + b"0" * 64 + b"\n",
+        b"gen-000001 " + b"0" * 64 + b"\n",
+        b"gen-2 0\n",
+        b"../x 0",
+    ],
 )
 def test_without_a_readable_current_the_newest_sound_generation_is_served_with_a_warning(
     two: Collection, content: bytes | None
@@ -762,5 +774,5 @@ def test_the_generation_served_is_never_garbage_when_newer_ones_are_damaged(coll
         if number > 2:
             flip(last.path / "chunks.duckdb", 0)
     assert served(collection)[0] == 2
-    collection.collect_garbage()
+    assert collection.collect_garbage() == []  # the newer two may be mended
     assert served(collection)[0] == 2
