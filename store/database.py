@@ -143,9 +143,10 @@ class Store:
 
     @classmethod
     def _connect(cls, path: Path, *, read_only: bool) -> Self:
+        threads = 1 if read_only else 2  # a second thread makes the look-up of a few rows slower
         engine = sa.create_engine(
             f"duckdb:///{path}",
-            connect_args={"read_only": read_only, "config": {"memory_limit": "400MB", "threads": 1 if read_only else 2}},
+            connect_args={"read_only": read_only, "config": {"memory_limit": "400MB", "threads": threads}},
             poolclass=sa.pool.StaticPool,
         )
         try:

@@ -198,6 +198,11 @@ def test_k_hits_come_back_and_all_where_fewer_exist(cloud: Cloud, index: DenseIn
         assert recall([hits], exact_search(cloud.vectors, cloud.queries[:1], k)) >= 0.9
 
 
+def test_what_the_library_pads_an_answer_with_is_no_hit() -> None:
+    padded = dense._hits(np.array([3, -1, 5, -1]), np.array([0.5, -3e38, 0.75, -3e38], dtype=np.float32))
+    assert padded == [Hit(5, 0.75), Hit(3, 0.5)]
+
+
 def test_many_questions_are_answered_as_each_alone(cloud: Cloud, index: DenseIndex) -> None:
     together = index.search_many(cloud.queries[:8], 5)
     assert [ids_of(hits) for hits in together] == [ids_of(index.search(query, 5)) for query in cloud.queries[:8]]

@@ -52,7 +52,7 @@ def shown(value: float) -> str:
     """Four digits that matter, without an exponent."""
     if value == int(value) or abs(value) >= 1000:
         return f"{value:,.0f}"
-    return f"{value:.4g}"
+    return f"{value:.5f}" if 0.99 <= value < 1 else f"{value:.4g}"
 
 
 @dataclass(frozen=True, slots=True)
