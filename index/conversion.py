@@ -140,8 +140,8 @@ def load(spec: str, device: str) -> Any:
     """The SentenceTransformer that `spec` names; a hub is asked only for a name the user gave."""
     spec = _SHORT_NAMES.get(spec, spec)
     name, pooled = spec.removeprefix(POOLED), spec.startswith(POOLED)
-    local = name == BUNDLED or Path(name).expanduser().exists()
-    source = str(bundled_folder()) if name == BUNDLED else str(Path(name).expanduser()) if local else name
+    folder = bundled_folder() if name == BUNDLED else _folder(name)
+    local, source = folder is not None, str(folder or name)
     with _quiet():
         import torch
         from sentence_transformers import SentenceTransformer
@@ -183,7 +183,7 @@ def _fingerprint(spec: str, model: Any) -> Fingerprint:
     mode = getattr(pooling, "pooling_mode", None) or "none"
     name = _SHORT_NAMES.get(spec, spec).removeprefix(POOLED)
     return Fingerprint(
-        model="all-MiniLM-L6-v2" if name == BUNDLED else Path(name).name if Path(name).exists() else name,
+        model="all-MiniLM-L6-v2" if name == BUNDLED else folder.name if (folder := _folder(name)) else name,
         revision=_revision(model),
         dim=int(model.get_embedding_dimension()),
         pooling=mode if isinstance(mode, str) else "+".join(mode),
@@ -196,9 +196,13 @@ def _fingerprint(spec: str, model: Any) -> Fingerprint:
 
 
 def _prompt(model: Any, roles: Sequence[str]) -> str:
+    """The words before a text in one of those roles; a default prompt counts unless it is another role's."""
     prompts = model.prompts or {}
+    default = model.default_prompt_name
     named = next((prompts[role] for role in roles if prompts.get(role)), None)
-    return str(named if named is not None else prompts.get(model.default_prompt_name, "") or "")
+    if named is None and default not in ("query", "document", "passage"):
+        named = prompts.get(default)
+    return str(named or "")
 
 
 def _revision(model: Any) -> str:
@@ -248,9 +252,17 @@ def _remove_export(folder: Path) -> None:
 def _lasting(spec: str) -> str:
     """A relative folder would mean another place tomorrow."""
     name = spec.removeprefix(POOLED)
-    if name != BUNDLED and Path(name).expanduser().exists():
-        return spec.removesuffix(name) + str(Path(name).expanduser().resolve())
-    return spec
+    folder = _folder(name) if name != BUNDLED else None
+    return spec if folder is None else spec.removesuffix(name) + str(folder)
+
+
+def _folder(name: str) -> Path | None:
+    """The folder a name means, whole, or None where it means none."""
+    try:
+        path = Path(name).expanduser().resolve()
+        return path if path.exists() else None
+    except (OSError, RuntimeError):  # too long for a name; a home that nobody has
+        return None
 
 
 @contextlib.contextmanager

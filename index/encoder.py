@@ -21,6 +21,7 @@ from store.records import LookaheadError
 BUNDLED = "bundled"
 HASHING = "hashing"
 RECIPE = "encoder.json"
+_NEEDED = {"openvino": ("spec", "inputs", "precision"), "torch": ("spec",)}  # beside kind and fingerprint
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,9 +153,14 @@ def read_recipe(folder: Path) -> dict[str, Any]:
         recipe = json.loads((folder / RECIPE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise LookaheadError(f"cannot read {folder / RECIPE}: {error}; run: lookahead verify") from error
-    if not isinstance(recipe, dict) or "kind" not in recipe or "fingerprint" not in recipe:
-        raise LookaheadError(f"{folder / RECIPE} does not describe an encoder; run: lookahead verify")
-    return recipe
+    kind = recipe.get("kind") if isinstance(recipe, dict) else None
+    try:
+        if not isinstance(kind, str) or any(key not in recipe for key in _NEEDED.get(kind, ())):
+            raise TypeError
+        Fingerprint.from_json(recipe["fingerprint"])
+    except (KeyError, TypeError) as error:
+        raise LookaheadError(f"{folder / RECIPE} does not describe an encoder; run: lookahead verify") from error
+    return dict(recipe)
 
 
 def write_recipe(folder: Path, recipe: dict[str, Any]) -> None:
