@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index import dense, lexical
-from index.encoder import BUNDLED, Encoder, fingerprint_in, open_encoder, prepare
+from index.encoder import BUNDLED, HASHING, Encoder, fingerprint_in, open_encoder, prepare
 from index.layout import DATABASE, DENSE, ENCODER, LEXICAL, VECTORS, is_derived
 from index.progress import bar, say
 from index.vectors import SHARD_ROWS, Vectors, read_shard, shard_count, shard_name, write_shard
@@ -218,7 +218,8 @@ def _encoder_for(build: _Build, spec: str, device: str, collection: Collection) 
         _link_folder(made, folder)
     elif not (build.folder / "encoder.done").exists():
         shutil.rmtree(folder, ignore_errors=True)
-        say("preparing the encoder: converted once a collection, some 15 seconds", quiet=build.quiet)
+        if spec != HASHING:
+            say("preparing the encoder: converted once a collection, some 15 seconds", quiet=build.quiet)
         encoder = prepare(spec, folder, device=device, note=lambda sentence: say(sentence, quiet=build.quiet))
         (build.folder / "encoder.done").touch()
         return encoder
