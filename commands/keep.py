@@ -156,7 +156,9 @@ def gc(home: Path, name: str | None, keep: int) -> None:
         before = collection.bytes_kept()
         gone = collection.collect_garbage(keep)
         freed = before - collection.bytes_kept()
-    click.echo(f"removed {', '.join(gone)} (up to {human_bytes(freed)}; shared files stay)" if gone else "nothing to remove")
+    click.echo(
+        f"removed {', '.join(gone)} (up to {human_bytes(freed)}; shared files stay)" if gone else "nothing to remove"
+    )
 
 
 def _facts(collection: Collection) -> dict[str, Any]:
