@@ -303,6 +303,8 @@ print([hit.chunk_id for hit in LexicalIndex.open(Path(sys.argv[1]), "en").search
         ("de", "Die Brücken führten über die Flüsse", "Brücke Fluss"),
         ("de", "Die Brücken führten über die Flüsse", "brucken"),
         ("fr", "Les cathédrales gothiques", "cathédrale gothique"),
+        ("fr", "Les cathédrales gothiques", "cathedrales"),
+        ("pl", "Łódź i Kraków", "lodz"),
         ("es", "Las canciones de los niños", "canción niño"),
         ("ru", "Мосты через реки", "мост река"),
         ("el", "Οι γέφυρες", "γέφυρα"),
