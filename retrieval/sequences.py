@@ -53,6 +53,10 @@ class Sequences:
     def dim(self) -> int:
         return self._vectors.dim
 
+    def only(self, numbers: Sequence[int]) -> Sequences:
+        """The same for some of the articles."""
+        return Sequences([self.articles[number] for number in numbers], self._vectors)
+
     def windows(self, shortest: int = CONTEXT) -> Windows:
         """Every chunk that has at least `shortest` chunks of its article before it, with up to five of them."""
         if not 1 <= shortest <= CONTEXT:
@@ -80,12 +84,13 @@ class Sequences:
         """The ids of all chunks of these articles, article by article."""
         if not self.articles:
             return np.zeros(0, dtype=np.int64)
-        return np.concatenate([np.arange(first, first + count) for first, count in zip(self.first, self.count)])
+        return np.concatenate(
+            [np.arange(first, first + count) for first, count in zip(self.first, self.count, strict=True)]
+        )
 
-    def run(self, article: int) -> Floats:
-        """The unit vectors of one article (by its number here), (count, D)."""
-        first = int(self.first[article])
-        return normalised(self._vectors.between(first, first + int(self.count[article])))
+    def between(self, first: int, stop: int) -> Floats:
+        """Unit vectors of the chunks `first … stop - 1`, (stop - first, D): a run of an article costs one read."""
+        return normalised(self._vectors.between(first, stop))
 
 
 def needed(sequences: Sequences, split: Split, collection: str, shortest: int = CONTEXT) -> Windows:

@@ -1,0 +1,52 @@
+"""How each predictor is trained unless told otherwise: what the validation articles of `enwiki` preferred.
+
+The figures behind it are in the README ("Choices that were measured"). It imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from store.records import LookaheadError
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How a predictor is trained. `windows` in a batch, at most `run` of one article; `cosine` and `mse` are the
+    weights of those losses beside InfoNCE's `contrast`; `short` is the share of windows with a context of random
+    length; `checks` the validations of a whole run."""
+
+    epochs: float = 2
+    windows: int = 1024
+    run: int = 128
+    short: float = 0.15
+    contrast: float = 1.0
+    cosine: float = 0.0
+    mse: float = 0.0
+    temperature: float = 0.07
+    smoothing: float = 0.0
+    rate: float = 1e-3
+    decay: float = 1.0
+    ema: float = 0.0
+    patience: int = 5
+    checks: int = 12
+    seed: int = 0
+    precision: str = "f32"
+
+
+# what differs from the above; the large ones learn at a lower rate
+RECIPES: dict[str, dict[str, Any]] = {}
+
+
+def recipe_for(kind: str, changes: Mapping[str, Any]) -> Recipe:
+    """The recipe of a predictor with some of its fields changed; None leaves a field as it is."""
+    known = {field.name for field in fields(Recipe)}
+    given = {name: value for name, value in changes.items() if value is not None}
+    if given.keys() - known:
+        raise ValueError(f"a recipe has no {', '.join(sorted(given.keys() - known))}")
+    recipe = replace(Recipe(), **{**RECIPES.get(kind, {}), **given})
+    if not (recipe.contrast or recipe.cosine or recipe.mse):
+        raise LookaheadError("nothing to train for: give --contrast, --cosine or --mse a weight above 0")
+    return recipe

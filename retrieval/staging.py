@@ -1,0 +1,49 @@
+"""Where a model is made before it takes its place: hidden beside the others, one maker at a time.
+
+It does not know what is in a model's folder; what was there before stays whole until the new one is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from store.records import LookaheadError
+
+
+@contextlib.contextmanager
+def making(models: Path, name: str, *, restart: bool = False) -> Iterator[Path]:
+    """The folder to make model `name` in: what an earlier, interrupted making left is still there unless `restart`.
+
+    It takes the model's place when the block ends without an error, and is kept for another try when it does not.
+    """
+    folder = models / f".making-{name}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (models / f".{name}.lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise LookaheadError(f"model {name} is being trained by another process; wait, or use --name") from error
+        if restart:
+            shutil.rmtree(folder)
+            folder.mkdir()
+        try:
+            yield folder
+        except LookaheadError:
+            if not any(folder.iterdir()):
+                folder.rmdir()
+            raise
+        _take_place(folder, models / name)
+
+
+def _take_place(made: Path, place: Path) -> None:
+    before = place.with_name(f".before-{place.name}")
+    shutil.rmtree(before, ignore_errors=True)
+    if place.exists():
+        os.rename(place, before)
+    os.rename(made, place)
+    shutil.rmtree(before, ignore_errors=True)

@@ -1,0 +1,281 @@
+"""The training loop all our models share: AdamW, warm-up, cosine annealing, validation, early stopping, resume.
+
+It does not know what is trained, on what, or what a good figure is: a `Task` brings its model, the loss of a step and
+the figures of a validation. A run that was killed goes on from its checkpoint to the very same result.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from index.progress import bar
+from retrieval.weights import read_tensors
+from store.generations import write_atomically
+from store.records import LookaheadError
+
+CHECKPOINT = "checkpoint.safetensors"
+SCORE = "MRR"  # what early stopping looks at unless a task says otherwise
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """How long and how fast. `every` is the steps between validations; `patience` how many of them may pass without a
+    better score (0: all); `ema` averages weights over about 1 / (1 − ema) steps (0: off)."""
+
+    steps: int
+    every: int
+    rate: float = 1e-3
+    lowest: float = 0.01  # of `rate`, at the end
+    warm_up: float = 0.05  # of the steps
+    decay: float = 0.01
+    clip: float = 1.0
+    ema: float = 0.0
+    patience: int = 0
+    seed: int = 0
+    precision: str = "f32"
+
+    def rate_at(self, step: int) -> float:
+        """The learning rate of step 0 … steps - 1."""
+        rising = max(1, round(self.warm_up * self.steps))
+        if step < rising:
+            return self.rate * (step + 1) / rising
+        along = (step - rising) / max(1, self.steps - rising)
+        return self.rate * (self.lowest + (1 - self.lowest) * (1 + math.cos(math.pi * along)) / 2)
+
+
+class Task(Protocol):
+    """What is trained."""
+
+    @property
+    def model(self) -> nn.Module: ...
+
+    def loss(self, step: int) -> Tensor:
+        """The loss of the batch of that step, with gradients."""
+        ...
+
+    def validate(self, step: int) -> dict[str, float]:
+        """Figures on data not trained on; `SCORE` among them is what is made large."""
+        ...
+
+    def trouble(self, figures: dict[str, float], progress: float) -> str | None:
+        """Why it is no use to go on, in a sentence, or None. `progress` is the share of the steps done."""
+        ...
+
+
+@dataclass(slots=True)
+class Outcome:
+    """A finished training: the best validation and all of them, and why it ended. The model holds the best weights."""
+
+    best: dict[str, float]
+    best_step: int
+    history: list[dict[str, float]]
+    seconds: float
+    steps: int
+    ended: str
+
+
+@dataclass(slots=True)
+class _State:
+    step: int = 0
+    best_step: int = -1
+    best: dict[str, float] = field(default_factory=dict)
+    history: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
+    losses: list[float] = field(default_factory=list)  # since the last validation
+
+
+def train(
+    task: Task, schedule: Schedule, folder: Path, *, log: Path, identity: dict[str, Any], quiet: bool = False
+) -> Outcome:
+    """Trains `task.model` in place and leaves it at its best weights.
+
+    `folder` holds the checkpoint meanwhile, `log` a JSON line a validation. A checkpoint is taken up only when its
+    `identity` (data, recipe, model) is equal; another's is refused.
+    """
+    model = task.model
+    optimizer = torch.optim.AdamW(_groups(model, schedule.decay), lr=schedule.rate)
+    state = _State()
+    average = {name: value.detach().clone() for name, value in model.state_dict().items()} if schedule.ema else {}
+    best = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    identity = {**identity, "schedule": asdict(schedule)}
+    path = folder / CHECKPOINT
+    folder.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        state = _resume(path, identity, model, optimizer, average, best)
+    started = time.perf_counter() - state.seconds
+    ended = "all steps done"
+    on_gpu = next(model.parameters()).is_cuda
+    with bar("training", schedule.steps, "steps", quiet=quiet) as shown, _own_randomness(on_gpu):
+        shown.initial = state.step
+        shown.update(0)
+        shown.n = state.step
+        while state.step < schedule.steps:
+            model.train()
+            # dropout's randomness is of the step, not of the run, so that a resumed run draws the same
+            torch.manual_seed(schedule.seed * 1_000_003 + state.step)
+            for group in optimizer.param_groups:
+                group["lr"] = schedule.rate_at(state.step)
+            with _precision(schedule.precision, on_gpu):
+                loss = task.loss(state.step)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(model.parameters(), schedule.clip)
+            optimizer.step()
+            _follow(average, model, min(schedule.ema, (state.step + 1) / (state.step + 10)))
+            state.losses.append(float(loss.detach()))
+            state.step += 1
+            shown.update(1)
+            if not math.isfinite(state.losses[-1]):
+                raise LookaheadError(f"the loss is {state.losses[-1]} at step {state.step}; try a lower --rate")
+            if state.step % schedule.every and state.step < schedule.steps:
+                continue
+            with _weights(model, average):
+                model.eval()
+                figures = task.validate(state.step)
+                line = {"step": state.step, "loss": sum(state.losses) / len(state.losses), **figures}
+                line["rate"] = schedule.rate_at(state.step - 1)
+                state.losses.clear()
+                state.history.append(line)
+                if figures[SCORE] > state.best.get(SCORE, -math.inf):
+                    state.best, state.best_step = figures, state.step
+                    best = {name: value.detach().clone() for name, value in model.state_dict().items()}
+            shown.set_postfix(_shown(line), refresh=False)
+            state.seconds = time.perf_counter() - started
+            _write_log(log, state.history)
+            trouble = task.trouble(figures, state.step / schedule.steps)
+            if trouble:
+                path.unlink(missing_ok=True)
+                raise LookaheadError(f"stopped at step {state.step}: {trouble}")
+            _save(path, identity, state, model, optimizer, average, best)
+            late = sum(line["step"] > state.best_step for line in state.history)
+            if schedule.patience and late >= schedule.patience:
+                ended = f"no better {SCORE} in {late} validations"
+                break
+    model.load_state_dict(best)
+    model.eval()
+    return Outcome(state.best, state.best_step, state.history, state.seconds, state.step, ended)
+
+
+def forget(folder: Path) -> None:
+    """Removes the checkpoint of a finished training."""
+    (folder / CHECKPOINT).unlink(missing_ok=True)
+
+
+def _groups(model: nn.Module, decay: float) -> list[dict[str, Any]]:
+    """Matrices decay; biases, gains and norms do not."""
+    matrices = [value for value in model.parameters() if value.ndim >= 2]
+    others = [value for value in model.parameters() if value.ndim < 2]
+    return [{"params": matrices, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
+
+
+def _follow(average: dict[str, Tensor], model: nn.Module, keep: float) -> None:
+    for name, value in model.state_dict().items() if average else ():
+        if value.is_floating_point():
+            average[name].lerp_(value.detach(), 1 - keep)
+        else:
+            average[name].copy_(value)
+
+
+@contextlib.contextmanager
+def _weights(model: nn.Module, average: dict[str, Tensor]) -> Iterator[None]:
+    """The averaged weights for the time of a validation, where there are any."""
+    if not average:
+        yield
+        return
+    own = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    model.load_state_dict(average)
+    try:
+        yield
+    finally:
+        model.load_state_dict(own)
+
+
+@contextlib.contextmanager
+def _own_randomness(on_gpu: bool) -> Iterator[None]:
+    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if on_gpu else []):
+        yield
+
+
+@contextlib.contextmanager
+def _precision(precision: str, on_gpu: bool) -> Iterator[None]:
+    if precision == "f32":
+        yield
+        return
+    with torch.autocast("cuda" if on_gpu else "cpu", dtype=torch.bfloat16):
+        yield
+
+
+def _shown(line: dict[str, float]) -> dict[str, str]:
+    names = ["loss", *(name for name in ("R@5", SCORE) if name in line)]
+    return {name: f"{line[name]:.3f}" for name in names}
+
+
+def _write_log(log: Path, history: list[dict[str, float]]) -> None:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(log, "".join(json.dumps(line) + "\n" for line in history).encode(), sync=False)
+
+
+# -- checkpoints: one safetensors file, the state's numbers in its header ----------------------------------
+
+
+def _save(
+    path: Path,
+    identity: dict[str, Any],
+    state: _State,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: dict[str, Tensor],
+    best: dict[str, Tensor],
+) -> None:
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    tensors |= {f"average.{name}": value for name, value in average.items()}
+    tensors |= {f"best.{name}": value for name, value in best.items()}
+    for number, parts in optimizer.state_dict()["state"].items():
+        tensors |= {f"adamw.{number}.{name}": torch.as_tensor(value) for name, value in parts.items()}
+    header = {"identity": json.dumps(identity, sort_keys=True), "state": json.dumps(asdict(state))}
+    write_atomically(path, save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, header))
+
+
+def _resume(
+    path: Path,
+    identity: dict[str, Any],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: dict[str, Tensor],
+    best: dict[str, Tensor],
+) -> _State:
+    tensors, header = read_tensors(path)
+    wanted = json.loads(json.dumps(identity, sort_keys=True))
+    found = json.loads(header.get("identity", "{}"))
+    if found != wanted:
+        other = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
+        raise LookaheadError(
+            f"{path} is of another training (different: {', '.join(other)}); "
+            "train under another --name, or add --restart to begin again"
+        )
+    model.load_state_dict(_part(tensors, "model."))
+    for own, prefix in ((average, "average."), (best, "best.")):
+        for name, value in _part(tensors, prefix).items():
+            own[name].copy_(value)
+    raw = optimizer.state_dict()
+    raw["state"] = {}
+    for name, value in _part(tensors, "adamw.").items():
+        number, what = name.split(".")
+        raw["state"].setdefault(int(number), {})[what] = value
+    optimizer.load_state_dict(raw)
+    return _State(**json.loads(header["state"]))
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
