@@ -29,6 +29,7 @@ COMMANDS = {
     "export": "commands.export:export",
     "train": "commands.train:train",
     "evaluate": "commands.evaluate:evaluate",
+    "leaderboard": "commands.leaderboard:leaderboard",
     "bench": "commands.bench:bench",
     "demo": "commands.demo:demo",
 }

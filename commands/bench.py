@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from commands.common import collection_option, existing_collection, json_option, print_json
+from commands.common import collection_option, existing_collection, json_option, print_json, typed
+from store.records import LookaheadError
 
 if TYPE_CHECKING:
     from retrieval.benchmarks.measured import Figure
@@ -57,6 +58,51 @@ def search(home: Path, name: str | None, questions: Path, limit: int, as_json: b
     texts = [question.text for question in read_questions(questions).questions]
     drawn = np.random.default_rng(0).permutation(len(texts))[:limit]
     _print(bench_search(existing_collection(home, name), home, [texts[place] for place in drawn], _say), as_json)
+
+
+@bench.command("predictors")
+@click.option("--model", "kinds", multiple=True, help="Which architecture (repeatable).  [default: all]")
+@click.option("--dim", type=click.IntRange(2), default=768, show_default=True, help="Of the vectors.")
+@click.option(
+    "--runtime",
+    "runtimes",
+    type=click.Choice(["torch", "openvino"]),
+    multiple=True,
+    default=["torch", "openvino"],
+    show_default=True,
+)
+@click.option(
+    "--precision",
+    "precisions",
+    type=click.Choice(["f32", "bf16", "auto"]),
+    multiple=True,
+    help="Of OpenVINO (repeatable).  [default: f32, and bf16 where the processor has it]",
+)
+@json_option
+def predictors(
+    kinds: tuple[str, ...], dim: int, runtimes: tuple[str, ...], precisions: tuple[str, ...], as_json: bool
+) -> None:
+    """Time the predictors with fresh weights, and compare their sizes and times with what they should be at 768.
+
+    \b
+    Examples:
+      lookahead bench predictors --dim 768
+      lookahead bench predictors --model amn --model lstm --runtime openvino --precision bf16
+    """
+    from index.fast import precisions as native
+    from retrieval.benchmarks.architectures import bench_architectures
+    from retrieval.predictors import KINDS
+
+    unknown = [kind for kind in kinds if kind not in KINDS]
+    if unknown:
+        raise LookaheadError(f"there is no predictor {unknown[0]!r}; there are: {', '.join(KINDS)}")
+    chosen = precisions or tuple(name for name in native() if name in ("f32", "bf16"))
+    kinds, runtimes, chosen = (tuple(dict.fromkeys(given)) for given in (kinds, runtimes, chosen))
+    report = bench_architectures(kinds, dim, runtimes, chosen, typed(), _say)
+    if as_json:
+        print_json(report.as_json())
+    else:
+        click.echo(report.table())
 
 
 @bench.command("wikitext")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -48,6 +51,11 @@ def collection_names(home: Path) -> list[str]:
         for path in folder.iterdir()
         if path.is_dir() and not path.name.startswith(".") and Collection(path).exists()
     )
+
+
+def typed() -> str:
+    """The command as it was typed, so that a figure can be made again."""
+    return shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]])
 
 
 def print_json(row: Any) -> None:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import shlex
-import sys
 from pathlib import Path
 
 import click
 
-from commands.common import collection_option, existing_collection, json_option, print_json
+from commands.common import collection_option, existing_collection, json_option, print_json, typed
+from commands.evaluate_next import data, next_chunk
 from store.records import LookaheadError
 
 
@@ -94,7 +92,7 @@ def search(
         units=len(pages),
         collection=collection.name,
         counts=counts,
-        command=_command(),
+        command=typed(),
         seed=seed,
     )
     if as_json:
@@ -116,6 +114,5 @@ def _spaceless(found: list[tuple[str, float]]) -> list[tuple[str, float]]:
     return [("_".join(unit.split()), score) for unit, score in found]
 
 
-def _command() -> str:
-    """What was typed, so that a figure can be made again."""
-    return shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]])
+evaluate.add_command(next_chunk)
+evaluate.add_command(data)

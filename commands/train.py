@@ -104,7 +104,7 @@ def predictor(
     from retrieval.recipes import recipe_for
     from retrieval.search import Searcher
     from retrieval.staging import making
-    from retrieval.train_predictor import device_for, train_predictor
+    from retrieval.train_predictor import device_for, precision_for, train_predictor
 
     where = device_for(device)
     changes = {
@@ -123,7 +123,7 @@ def predictor(
         "patience": patience,
         "checks": checks,
         "seed": seed,
-        "precision": ("bf16" if where == "cuda" else "f32") if precision == "auto" else precision,
+        "precision": precision_for(where) if precision == "auto" else precision,
     }
     recipe = recipe_for(kind, changes)
     models = models_folder(collection)
@@ -133,6 +133,7 @@ def predictor(
             searcher,
             folder,
             kind,
+            name=as_name,
             recipe=recipe,
             anchored=anchored,
             limit=windows,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -101,6 +102,47 @@ def bootstrap_interval(
     sums, sizes = (drawn @ cells).T
     low, high = np.quantile(sums / sizes, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+@dataclass(frozen=True, slots=True)
+class Resampled:
+    """`bootstrap_interval` over groups for many measures of the same questions: the groups are drawn once.
+
+    `number` is each question's group, `sizes` its questions, `drawn` (resamples, groups) how often it came up.
+    """
+
+    number: NDArray[np.int64]
+    sizes: Floats
+    drawn: Floats
+    level: float = LEVEL
+
+    @classmethod
+    def of(cls, groups: NDArray[np.int64], *, seed: int, resamples: int = RESAMPLES) -> Resampled:
+        number = np.unique(groups, return_inverse=True)[1].astype(np.int64)
+        sizes = np.bincount(number).astype(np.float64)
+        even = np.full(len(sizes), 1 / len(sizes))
+        drawn = np.random.default_rng(seed).multinomial(len(sizes), even, size=resamples)
+        return cls(number, sizes, drawn.astype(np.float64))
+
+    def mean(self, values: Floats) -> tuple[float, float, float]:
+        """(mean, low, high) of one value a question."""
+        return self._of_sums(self._sums(values), self.sizes)
+
+    def ratio(self, above: Floats, below: Floats) -> tuple[float, float, float]:
+        """(ratio of the means, low, high); 0 where the lower mean is 0."""
+        return self._of_sums(self._sums(above), self._sums(below))
+
+    def _sums(self, values: Floats) -> Floats:
+        if values.shape != self.number.shape or not np.isfinite(values).all():
+            raise ValueError(f"expected {len(self.number)} finite values, one a question")
+        return np.bincount(self.number, weights=values, minlength=len(self.sizes)).astype(np.float64)
+
+    def _of_sums(self, above: Floats, below: Floats) -> tuple[float, float, float]:
+        top, bottom = self.drawn @ above, self.drawn @ below
+        found = np.divide(top, bottom, out=np.zeros_like(top), where=bottom > 0)
+        low, high = np.quantile(found, [(1 - self.level) / 2, (1 + self.level) / 2])
+        whole = float(below.sum())
+        return float(above.sum()) / whole if whole > 0 else 0.0, float(low), float(high)
 
 
 def paired_difference(

@@ -9,26 +9,26 @@ import io
 import math
 import textwrap
 import warnings
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from retrieval.metrics import Ranks, bootstrap_interval, recall_at
+from retrieval.metrics import Floats, Ranks, Resampled, bootstrap_interval, recall_at
 from store.generations import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.legend import Legend
 
 DEEPEST = 50
 _TICKS = (1, 2, 3, 5, 10, 20, 50)
 # Okabe and Ito's colours, which the colour-blind tell apart; each has its own dashes too, for paper in grey.
-_STYLES = (
-    ("#0072B2", "-"),
-    ("#D55E00", "--"),
-    ("#009E73", "-."),
-    ("#CC79A7", ":"),
-    ("#E69F00", "-"),
-    ("#56B4E9", "--"),
-)
+_COLORS, _DASHES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"), ("-", "--", "-.", ":")
+_STYLES = tuple((_COLORS[i % 6], _DASHES[(i + i // 6) % 4]) for i in range(24))
 
 
 def plot_recall_curves(
@@ -43,19 +43,15 @@ def plot_recall_curves(
 
     `groups` are those of `bootstrap_interval`. The vertical axis begins at the tenth below the lowest interval.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.2, 4.5), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)  # the canvas that needs no screen, without pyplot's global state
-    axes = figure.add_subplot()
+    figure, axes = _empty(title)
     cuts = np.arange(1, DEEPEST + 1)
+    interval = _intervals(groups, seed)
     lines, labels, lowest = [], [], 1.0
     styles = dict(zip(rows, cycle(_STYLES), strict=False))  # by the order given: a row looks alike in every picture
     for name, ranks in _best_first(rows):
         color, dashes = styles[name]
         found = [recall_at(ranks, int(k)) for k in cuts]
-        low, high = np.array([bootstrap_interval(values, groups, seed=seed) for values in found]).T
+        low, high = np.array([interval(values) for values in found]).T
         axes.fill_between(cuts, low, high, color=color, alpha=0.15, linewidth=0)
         means = [values.mean() for values in found]
         lines += axes.plot(cuts, means, color=color, linestyle=dashes, linewidth=1.8)
@@ -69,14 +65,86 @@ def plot_recall_curves(
     axes.set_ylim(bottom, 1.0 + 0.02 * (1 - bottom))
     axes.set_xlabel("k: results looked at")
     axes.set_ylabel("R@k: questions with a right one among them")
+    _save(figure, axes.legend(lines, labels, loc="lower right", title="shaded: 95 % interval"), path)
+
+
+def plot_rank_histogram(rows: Mapping[str, Ranks], path: Path, title: str) -> None:
+    """Draws how often the right one came at which rank, in bins that double in width, to a PNG file.
+
+    A question that found nothing is in no bin but in the shares.
+    """
+    figure, axes = _empty(title)
+    deepest = max((rank for ranks in rows.values() for rank in ranks if rank is not None), default=1)
+    edges = 2 ** np.arange(math.floor(math.log2(deepest)) + 2)
+    lines, labels = [], []
+    for (name, ranks), (color, dashes) in zip(rows.items(), cycle(_STYLES), strict=False):
+        found = [rank for rank in ranks if rank is not None]
+        share = np.histogram(found, edges)[0] / len(ranks)
+        lines.append(axes.stairs(share, edges, color=color, linestyle=dashes, linewidth=1.8))
+        middle = f"{np.median(found):,.0f}" if found else "none"
+        labels.append(f"{name}  (median {middle})")
+    axes.set_xscale("log", base=2)
+    axes.set_xlim(1, edges[-1])
+    shown = edges[:: math.ceil(len(edges) / 10)].tolist()
+    axes.set_xticks(shown, [f"{edge:,}" for edge in shown])
+    axes.minorticks_off()
+    axes.set_ylim(0)
+    axes.set_xlabel("rank of the right one (a bin is from one power of two to below the next)")
+    axes.set_ylabel("share of questions")
+    _save(figure, axes.legend(lines, labels, loc="upper right"), path)
+
+
+def plot_training(
+    history: Sequence[Mapping[str, float]], copy_last: Mapping[str, float], path: Path, title: str
+) -> None:
+    """Draws a training's validations by step: MRR, R@5 and cosine, copy-last as level lines, and the loss on an axis
+    of its own, to a PNG file."""
+    figure, axes = _empty(title)
+    steps = [line["step"] for line in history]
+    lines, labels = [], []
+    for (name, color), dashes in zip(zip(("MRR", "R@5", "cosine"), _COLORS, strict=False), _DASHES, strict=False):
+        lines += axes.plot(steps, [line[name] for line in history], color=color, linestyle=dashes, marker=".")
+        labels.append(f"{name}  ({max(line[name] for line in history):.3f} at best)")
+        axes.axhline(copy_last[name], color=color, linewidth=0.8, alpha=0.6)
+    axes.set_xlabel("step (thin level lines: copying the last chunk)")
+    axes.set_ylabel("on validation articles")
+    beside = axes.twinx()
+    beside.spines["top"].set_visible(False)
+    lines += beside.plot(steps, [line["loss"] for line in history], color="#777777", linewidth=1.2)
+    labels.append("loss on training windows (right axis)")
+    beside.set_ylabel("loss")
+    _save(figure, axes.legend(lines, labels, loc="lower right"), path)
+
+
+def _intervals(groups: Sequence[Hashable] | None, seed: int) -> Callable[[Floats], tuple[float, float]]:
+    """From one value a question to its interval; groups are drawn once for all values that come."""
+    if groups is None:
+        return lambda values: bootstrap_interval(values, seed=seed)
+    number = {group: place for place, group in enumerate(dict.fromkeys(groups))}
+    resampled = Resampled.of(np.array([number[group] for group in groups], dtype=np.int64), seed=seed)
+    return lambda values: resampled.mean(values)[1:]
+
+
+def _empty(title: str) -> tuple[Figure, Axes]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 4.5), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)  # the canvas that needs no screen, without pyplot's global state
+    axes = figure.add_subplot()
     axes.set_title(textwrap.fill(title, 80), loc="left", fontsize=11, parse_math=False)
     axes.grid(color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    legend = axes.legend(lines, labels, loc="lower right", frameon=False, title="shaded: 95 % interval")
+    return figure, axes
+
+
+def _save(figure: Figure, legend: Legend, path: Path) -> None:
     legend.set_alignment("left")
+    legend.get_frame().set(edgecolor="none", alpha=0.8)  # a line behind it still shows, and the words can be read
     for label in legend.get_texts():
         label.set_parse_math(False)
+        label.set_fontsize(10 if len(legend.get_texts()) <= 8 else 7)
     picture = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # a title in a script the font lacks
@@ -87,3 +155,38 @@ def plot_recall_curves(
 def _best_first(rows: Mapping[str, Ranks]) -> list[tuple[str, Ranks]]:
     """In the order of their R@1, so that the legend reads as the lines lie."""
     return sorted(rows.items(), key=lambda row: -float(recall_at(row[1], 1).mean()))
+
+
+def plot_leaderboard(
+    points: Mapping[str, tuple[float, float]], baseline: tuple[str, float], path: Path, title: str, runtime: str
+) -> None:
+    """Draws R@5 against the milliseconds of a single query on a logarithmic axis, to a PNG file: up and to the left is
+    better. `points` are name → (ms, R@5); the baseline, (name, R@5), takes no time worth drawing and is a line."""
+    figure, axes = _empty(title)
+    name, level = baseline
+    line = axes.axhline(level, color="#555555", linestyle="--", linewidth=1.2)
+    heights = sorted([level, *(height for _, height in points.values())])
+    room = max(heights[-1] - heights[0], 0.01)
+    taken: list[tuple[float, float]] = []
+    for place, (model, (wait, height)) in enumerate(sorted(points.items(), key=lambda point: point[1])):
+        axes.plot([wait], [height], "o", color=_COLORS[place % len(_COLORS)], markersize=7)
+        # a name goes below its point where another's stands in its place
+        near = any(abs(math.log(wait / x)) < 0.8 and 0 <= height - y < 0.06 * room for x, y in taken)
+        above = not near
+        axes.annotate(
+            model,
+            (wait, height),
+            xytext=(0, 7 if above else -14),
+            textcoords="offset points",
+            ha="center",
+            fontsize=9,
+            parse_math=False,
+        )
+        taken.append((wait, height))
+    waits = [wait for wait, _ in points.values()]
+    axes.set_xscale("log")
+    axes.set_xlim(min(waits) / 2, max(waits) * 2)
+    axes.set_ylim(heights[0] - 0.15 * room, heights[-1] + 0.2 * room)
+    axes.set_xlabel(f"ms for a single query, median ({runtime})")
+    axes.set_ylabel("R@5")
+    _save(figure, axes.legend([line], [f"{name}  (R@5 {level:.3f})"], loc="lower right"), path)

@@ -25,7 +25,7 @@ class Recipe:
     contrast: float = 1.0
     cosine: float = 0.0
     mse: float = 0.0
-    temperature: float = 0.07
+    temperature: float = 0.05
     smoothing: float = 0.0
     rate: float = 1e-3
     decay: float = 1.0
@@ -37,7 +37,15 @@ class Recipe:
 
 
 # what differs from the above; the large ones learn at a lower rate
-RECIPES: dict[str, dict[str, Any]] = {}
+RECIPES: dict[str, dict[str, Any]] = {
+    "residual": {"rate": 3e-3},
+    "lstm": {"rate": 5e-4},
+    "lstm-1024": {"rate": 3e-4, "epochs": 1},
+    "gru": {"rate": 5e-4},
+    "transformer": {"rate": 3e-4, "epochs": 1},
+    "transformer-encoder": {"rate": 3e-4, "epochs": 1},
+    "mamba": {"rate": 3e-4, "epochs": 1, "windows": 512},
+}
 
 
 def recipe_for(kind: str, changes: Mapping[str, Any]) -> Recipe:

@@ -144,9 +144,9 @@ class SearchReport:
         grid: list[Sequence[str]] = [("", *MEASURES)]
         for row in self.rows:
             cells = [row.measures[measure] for measure in MEASURES]
-            grid.append((row.name, *(_number(cell.mean) for cell in cells)))
+            grid.append((row.name, *(number(cell.mean) for cell in cells)))
             if not row.check:
-                grid.append(("", *(f"{_number(cell.low)}–{_number(cell.high)}" for cell in cells)))
+                grid.append(("", *(f"{number(cell.low)}–{number(cell.high)}" for cell in cells)))
         lines = ["".join([line[0].ljust(width), *(cell.ljust(12) for cell in line[1:])]).rstrip() for line in grid]
         return "\n".join([*self._head(), "", *lines, "", *self._foot()])
 
@@ -156,7 +156,7 @@ class SearchReport:
         for row in self.rows:
             cells = [row.measures[measure] for measure in MEASURES]
             shown = [
-                _number(cell.mean) + ("" if row.check else f" ({_number(cell.low)}–{_number(cell.high)})")
+                number(cell.mean) + ("" if row.check else f" ({number(cell.low)}–{number(cell.high)})")
                 for cell in cells
             ]
             lines.append(f"| {row.name} | " + " | ".join(shown) + " |")
@@ -172,8 +172,8 @@ class SearchReport:
 
     def _foot(self) -> list[str]:
         lines = [
-            f"hybrid − {difference.part}, {difference.measure}: {_number(difference.estimate.mean, signed=True)} "
-            f"({_number(difference.estimate.low, signed=True)} to {_number(difference.estimate.high, signed=True)})"
+            f"hybrid − {difference.part}, {difference.measure}: {number(difference.estimate.mean, signed=True)} "
+            f"({number(difference.estimate.low, signed=True)} to {number(difference.estimate.high, signed=True)})"
             for difference in self.differences
         ]
         drawn = (
@@ -238,7 +238,7 @@ def _differences(
     return tuple(found)
 
 
-def _number(value: float, *, signed: bool = False) -> str:
+def number(value: float, *, signed: bool = False) -> str:
     """Three decimals without the zero before the point: .863, 1.000, +.051."""
     return re.sub(r"^([+-]?)0\.", r"\1.", format(value, "+z.3f" if signed else "z.3f"))
 

@@ -18,10 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from index.fast import precisions
 from retrieval.batches import Batches, Run
+from retrieval.cards import write_card
 from retrieval.export import export
 from retrieval.losses import Cosine, InfoNCE, Judged, Loss, MeanSquared, Mixture
-from retrieval.models import LOG, WEIGHTS, ModelConfig, seal
+from retrieval.models import CURVES, LOG, WEIGHTS, ModelConfig, seal
+from retrieval.plots import plot_training
 from retrieval.predictors import build
 from retrieval.predictors.base import Predictor
 from retrieval.recipes import Recipe
@@ -76,7 +79,8 @@ class PredictorTask:
         mask = torch.from_numpy(batch.mask).to(self._device)
         target = torch.from_numpy(batch.target).to(self._device)
         predicted = self.model(bank[places], mask)
-        return self._loss(predicted, Judged(bank, target, _own(places, mask, len(bank))))
+        with torch.autocast(self._device.type, enabled=False):  # near-ties among thousands of scores need all digits
+            return self._loss(predicted.float(), Judged(bank, target, _own(places, mask, len(bank))))
 
     def validate(self, step: int) -> dict[str, float]:
         return self._watched.figures(self.model)
@@ -166,6 +170,7 @@ def train_predictor(
     folder: Path,
     kind: str,
     *,
+    name: str,
     recipe: Recipe,
     anchored: bool,
     options: dict[str, Any] | None = None,
@@ -246,6 +251,7 @@ def train_predictor(
     seconds = time.perf_counter() - began
     took = {
         "valid": outcome.best,
+        "copy_last": watched.copy_last,
         "best_step": outcome.best_step,
         "steps": outcome.steps,
         "ended": outcome.ended,
@@ -253,6 +259,8 @@ def train_predictor(
         "mean_vector_cosine": watched.mean_cosine,
     }
     config = replace(config, trained={**config.trained, **took}, seals=seal(folder))
+    plot_training(outcome.history, watched.copy_last, folder / CURVES, f"{name} on {collection}")
+    write_card(folder, name, config)
     config.write(folder)
     forget(folder)
     return Trained(config, outcome, watched.copy_last, seconds, peak_bytes())
@@ -280,6 +288,13 @@ def device_for(choice: str) -> str:
     if choice == "cuda" and not there:
         raise LookaheadError("there is no GPU here; leave out --device cuda")
     return "cuda" if there and choice != "cpu" else "cpu"
+
+
+def precision_for(device: str) -> str:
+    """ "bf16" where the machine computes it natively: two to ten times as fast here, and no worse on validation."""
+    if device == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "f32"
+    return "bf16" if "bf16" in precisions() else "f32"
 
 
 def peak_bytes() -> int:

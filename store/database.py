@@ -249,6 +249,16 @@ class Store:
             query = query.where(articles.c.split.in_([split.value for split in wanted.splits]))
         return self._ids(query)
 
+    def ids_of_texts(self, keys: Iterable[str]) -> NDArray[np.int64]:
+        """Ids of the chunks with one of these text keys, ascending, tombstoned ones too."""
+        return self._ids(sa.select(chunks.c.chunk_id).where(chunks.c.text_key.in_(keys)).order_by(chunks.c.chunk_id))
+
+    def pages_and_keys(self) -> tuple[NDArray[np.int64], NDArray[np.bytes_]]:
+        """(page id, text key) of every row, in the order of their ids, tombstoned ones too."""
+        query = sa.select(chunks.c.page_id, chunks.c.text_key).order_by(chunks.c.chunk_id)
+        rows = self._connection.execute(query).all()
+        return np.array([row[0] for row in rows], dtype=np.int64), np.array([row[1] for row in rows], dtype="S32")
+
     def article_keys(self) -> dict[int, tuple[str, str]]:
         """page id → (source, digest) of every article."""
         query = sa.select(articles.c.page_id, articles.c.source, articles.c.digest)
@@ -324,7 +334,7 @@ class Store:
                 )
                 _append(article_rows, values)
                 for position, piece in enumerate(entry.pieces):
-                    key = digest(" ".join(piece.text.lower().split()))
+                    key = text_key(piece.text)
                     _append(chunk_rows, (first + position, page, position, piece.section, piece.text, key))
                 first += len(entry.pieces)
             self._bulk_insert(articles, article_rows)
@@ -420,6 +430,11 @@ class Store:
         near = self._connection.execute(sa.select(articles.c.title).order_by(nearness.desc()).limit(3)).scalars()
         offers = ", ".join(f'"{name}"' for name in near)
         return f'no article is titled "{_utf8(title)[:80]}"' + (f"; the nearest are {offers}" if offers else "")
+
+
+def text_key(text: str) -> str:
+    """Equal for texts that differ only in case and spacing."""
+    return digest(" ".join(text.lower().split()))
 
 
 def _utf8(text: str) -> str:

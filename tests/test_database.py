@@ -114,6 +114,12 @@ def test_equal_texts_have_equal_keys_whatever_their_case_and_spacing(store: Stor
 # -- replacing and removing ------------------------------------------------------------------------------
 
 
+def test_pages_and_keys_of_all_rows_come_in_the_order_of_their_ids(bridges: Store) -> None:
+    pages, keys = bridges.pages_and_keys()
+    assert pages.tolist() == [TRAINED, TRAINED, TESTED, TESTED, TESTED, VALIDATED, TRAINED]  # the dead ones too
+    assert [key.decode() for key in keys] == [found.text_key for found in bridges.chunks(range(7))]
+
+
 def test_a_replaced_article_leaves_its_old_rows_dead_and_gets_new_ones(bridges: Store) -> None:
     assert bridges.dead_ids().tolist() == [0, 1]
     assert bridges.counts() == Counts(articles=3, chunks=7, live=5)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tiny_models import write_model
 
 from index.build import Choices, ingest
 from store.generations import Collection
@@ -35,9 +36,16 @@ HOMES = {
     "mwparserfromhell": ("store/wikitext.py",),
     "defusedxml": ("store/sources/mediawiki.py",),
     "sentencex": ("store/chunking.py",),
-    "openvino": ("index/fast.py", "index/conversion.py"),
+    "openvino": ("index/fast.py", "index/conversion.py", "retrieval/export.py", "retrieval/runtime.py"),
     "tokenizers": ("index/fast.py",),
-    "torch": ("index/conversion.py", "retrieval/training.py", "retrieval/predictors/"),
+    "torch": (
+        "index/conversion.py",
+        "retrieval/export.py",
+        "retrieval/training.py",
+        "retrieval/predictors/",
+        "retrieval/benchmarks/predictors.py",
+        "retrieval/benchmarks/architectures.py",
+    ),
     "sentence_transformers": ("index/conversion.py",),
     "transformers": ("index/conversion.py",),
     "vec2text": ("retrieval/decode.py",),
@@ -149,7 +157,11 @@ def test_the_door_loads_next_to_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    "room", ["store.database", "index.build", "retrieval.search", "commands.ingest", "commands.search"]
+    "room",
+    [
+        *("store.database", "index.build", "retrieval.search", "retrieval.predict", "retrieval.models"),
+        *("retrieval.sequences", "commands.ingest", "commands.search", "commands.predict"),
+    ],
 )
 def test_no_heavy_library_is_loaded_by_importing(room: str) -> None:
     assert not loaded_by(f"import {room}") & set(HEAVY)
@@ -173,3 +185,28 @@ assert passages[0].title == "Bridge", passages
     loaded = loaded_by(code, tmp_path / "wiki", mode)
     assert not loaded & set(HEAVY)
     assert {"numpy", "duckdb"} <= loaded
+
+
+@pytest.mark.parametrize("way", ["after", "text"])
+def test_a_whole_prediction_loads_no_heavy_library(tmp_path: Path, way: str) -> None:
+    text = "The old road leaves the village beside the stone bridge. Beyond it the road climbs a steep green hill."
+    page = {"page_id": 1, "title": "Bridge", "text": text}
+    (tmp_path / "pages.jsonl").write_text(json.dumps(page) + "\n", encoding="utf-8")
+    choices = Choices(encoder="hashing", words=10, workers=1, quiet=True)
+    ingest(Collection(tmp_path / "wiki"), [open_source(tmp_path / "pages.jsonl", "jsonl")], choices)
+    write_model(tmp_path / "models" / "tiny")
+    code = """
+import sys
+from pathlib import Path
+from retrieval.predict import LookAhead
+from retrieval.search import Searcher
+from store.generations import Collection
+with Searcher.open(Collection(Path(sys.argv[1]))) as searcher:
+    look = LookAhead.open(searcher, texts=sys.argv[3] == "text", shipped=Path(sys.argv[2]))
+    row = searcher.store.article_titled("Bridge")
+    prediction = look.text("A road.", 1) if sys.argv[3] == "text" else look.after(row, 1, 1)
+assert prediction.passages[0].title == "Bridge", prediction
+"""
+    loaded = loaded_by(code, tmp_path / "wiki", tmp_path / "models", way)
+    assert not loaded & set(HEAVY)
+    assert {"numpy", "duckdb", "openvino"} <= loaded

@@ -118,7 +118,7 @@ def test_a_loss_that_is_no_number_stops_a_run(tmp_path: Path) -> None:
     task = Fitting()
     with torch.no_grad():
         task.model.map.bias.fill_(math.inf)
-    with pytest.raises(LookaheadError, match="the loss is .* at step 1; try a lower --rate"):
+    with pytest.raises(LookaheadError, match=r"the loss is .* at step 1; try a lower --rate"):
         run(task, tmp_path, SCHEDULE)
 
 

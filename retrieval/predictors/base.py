@@ -5,6 +5,7 @@ It does not know how any of them is trained, saved or run.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 
 import torch
@@ -18,7 +19,7 @@ class Predictor(nn.Module, ABC):
     """(context (B, 5, D), mask (B, 5)) → predicted next vector (B, D) of length one.
 
     Context vectors have length one, the nearest chunk last; where the mask is false there is no chunk, and what stands
-    there makes no difference. At least the last chunk is always there.
+    there makes no difference. Chunks that are missing are missing in front: the last one is always there.
     """
 
     def __init__(self, dim: int) -> None:
@@ -30,7 +31,8 @@ class Predictor(nn.Module, ABC):
         """The prediction (B, D) before it is brought to length one; `context` is zero where the mask is false."""
 
     def forward(self, context: Tensor, mask: Tensor) -> Tensor:
-        return functional.normalize(self.raw(context * mask.unsqueeze(-1), mask), dim=-1)
+        # filled, not multiplied: zero times what is not a number is not zero
+        return functional.normalize(self.raw(context.masked_fill(~mask.unsqueeze(-1), 0.0), mask), dim=-1)
 
 
 class Anchored(Predictor):
@@ -48,6 +50,31 @@ class Anchored(Predictor):
         self.gain = nn.Parameter(torch.zeros(()))
 
     def raw(self, context: Tensor, mask: Tensor) -> Tensor:
-        weights = torch.softmax(self.weights.masked_fill(~mask, -1e9), dim=-1)
-        mixture = torch.einsum("bt,btd->bd", weights, context)
-        return mixture + self.gain * self.net.raw(context, mask)
+        weights = torch.softmax(self.weights.masked_fill(~mask, -math.inf), dim=-1)
+        return mixture(weights, context) + self.gain * self.net.raw(context, mask)
+
+
+def mixture(weights: Tensor, context: Tensor) -> Tensor:
+    """Σ wᵢ xᵢ of weights (B, T) and vectors (B, T, D): (B, D)."""
+    return torch.bmm(weights.unsqueeze(1), context).squeeze(1)
+
+
+def to_front(states: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """States (B, T, H) rolled so that those that are there come first, and the place (B,) of the last of them.
+
+    A model that looks back only, asked at that place, has then never seen the padding: no step of it needs a mask.
+    """
+    missing = mask.shape[1] - mask.sum(dim=1, keepdim=True)
+    places = (torch.arange(mask.shape[1], device=mask.device) + missing) % mask.shape[1]
+    return states.gather(1, places.unsqueeze(-1).expand(-1, -1, states.shape[-1])), mask.sum(dim=1) - 1
+
+
+def at(states: Tensor, place: Tensor) -> Tensor:
+    """The state (B, H) that stands at each row's place (B,)."""
+    return states.gather(1, place.view(-1, 1, 1).expand(-1, 1, states.shape[-1])).squeeze(1)
+
+
+def sinusoids(width: int, length: int = CONTEXT) -> Tensor:
+    """Sinusoidal positions (length, width) of "Attention is all you need", sines and cosines alternating."""
+    angles = torch.arange(length).unsqueeze(1) * torch.exp(torch.arange(0, width, 2) * (-math.log(10_000.0) / width))
+    return torch.stack([angles.sin(), angles.cos()], dim=-1).flatten(1)

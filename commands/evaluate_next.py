@@ -1,0 +1,302 @@
+"""`lookahead evaluate next` and `lookahead evaluate data`: predictors beside what they must beat, and their data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from commands.common import collection_option, existing_collection, json_option, print_json, typed
+from store.records import LookaheadError
+
+if TYPE_CHECKING:
+    from retrieval.baselines import Predicts
+    from retrieval.evaluate_next import Outcome, Whole
+    from retrieval.next_report import NextReport
+    from retrieval.search import Searcher
+    from retrieval.sequences import Sequences, Windows
+    from store.generations import Collection
+
+_RUN_QUERIES = 2_000  # in a run file; all of a large split would be 100 MB a row
+_OUTSIDE_QUERIES = 20_000  # of another collection, every split of which is asked
+
+
+@click.command("next")
+@collection_option
+@click.option("--model", "names", multiple=True, help="Which model (repeatable).  [default: all that fit]")
+@click.option("--baselines/--no-baselines", default=True, show_default=True, help="What a model must beat, beside it.")
+@click.option(
+    "--bank",
+    "banks",
+    type=click.Choice(["heldout", "full", "article"]),
+    multiple=True,
+    default=["heldout"],
+    show_default=True,
+    help="Look among the split's chunks, the whole collection's, the article's own (repeatable).",
+)
+@click.option(
+    "--protocol",
+    type=click.Choice(["all", "published"]),
+    default="all",
+    show_default=True,
+    help="Every window, or about 54 articles and 1,600 queries as earlier work drew them.",
+)
+@click.option("--ood", "outside", multiple=True, help="A collection to report beside this one (repeatable).")
+@click.option(
+    "--split", type=click.Choice(["test", "valid"]), default="test", show_default=True, help="Whose articles."
+)
+@click.option(
+    "--context", "shortest", type=click.IntRange(1, 5), default=5, show_default=True, help="At least so many."
+)
+@click.option("--limit", type=click.IntRange(1), help="Only so many articles, drawn with --seed.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of every draw and of the bootstrap.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for JSON, TREC runs and plots.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+@json_option
+@click.pass_obj
+def next_chunk(
+    home: Path,
+    name: str | None,
+    names: tuple[str, ...],
+    baselines: bool,
+    banks: tuple[str, ...],
+    protocol: str,
+    outside: tuple[str, ...],
+    split: str,
+    shortest: int,
+    limit: int | None,
+    seed: int,
+    out: Path | None,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Ask for the chunk that follows every five of the held-out articles, and count where the true one came.
+
+    Each bank is asked twice: with the query's own context in it (seen), as published figures have it, and without
+    (new), which is what a reader wants. Every model is compared with the best baseline by the same measure.
+
+    \b
+    Examples:
+      lookahead evaluate next --collection wiki --model amn --model gru --baselines
+      lookahead evaluate next -c wiki --bank heldout --bank full --out out/next
+      lookahead evaluate next -c wiki --protocol published --ood sample
+    """
+    import contextlib
+
+    from retrieval.baselines import Fitted, fitted
+    from retrieval.evaluate_next import Bank, at_most, drawn, judge, published
+    from retrieval.next_report import NextReport
+    from retrieval.search import Searcher
+    from retrieval.sequences import Sequences, needed
+    from store.records import Split
+
+    quiet = quiet or as_json
+    collection = existing_collection(home, name)
+    wanted = tuple(Bank(bank) for bank in banks)
+
+    def asked(called: str, sequences: Sequences, windows: Windows) -> tuple[Sequences, Windows]:
+        """What of a collection is judged."""
+        if limit is not None and limit < len(sequences.articles):
+            sequences = sequences.only(drawn(len(sequences.articles), limit, seed).tolist())
+            windows = sequences.windows(shortest)
+        if protocol == "published":
+            return published(sequences, called, shortest=shortest, seed=seed)
+        if not len(windows):
+            many = len(sequences.articles)
+            raise LookaheadError(f"{called}: none of {many:,} articles has {shortest + 1} chunks; raise --limit")
+        return sequences, windows
+
+    def judged(searcher: Searcher, sequences: Sequences, windows: Windows, run_queries: int = 0) -> Outcome:
+        return judge(
+            sequences,
+            windows,
+            {**models, **found.predict},
+            banks=wanted,
+            whole=_whole(searcher) if Bank.FULL in wanted else None,
+            run_queries=run_queries,
+            seed=seed,
+            quiet=quiet,
+        )
+
+    def report_of(
+        outcome: Outcome,
+        called: str,
+        part: str,
+        sequences: Sequences,
+        windows: Windows,
+        notes: Sequence[str],
+        others: Sequence[NextReport] = (),
+    ) -> NextReport:
+        return NextReport.of(
+            outcome.judgements,
+            list(models),
+            collection=called,
+            split=part,
+            protocol=protocol,
+            shortest=shortest,
+            articles=len(sequences.articles),
+            queries=len(windows),
+            notes=notes,
+            command=typed(),
+            seed=seed,
+            outside=others,
+        )
+
+    with contextlib.ExitStack() as stack:
+        searcher = stack.enter_context(Searcher.open(collection))
+        of_split = {one: Sequences(searcher.store.articles(one), searcher.vectors) for one in Split}
+        held = of_split[Split(split)]
+        held, windows = asked(collection.name, held, needed(held, Split(split), collection.name, shortest))
+        strangers = []  # found fault with before anything is fitted
+        for where in outside:
+            other = stack.enter_context(Searcher.open(existing_collection(home, where)))
+            _refuse_unlike(searcher, collection.name, other, where)
+            known = {(row.page_id, row.title) for row in searcher.store.articles()}
+            rows = [row for row in other.store.articles() if (row.page_id, row.title) not in known]
+            if not rows:
+                raise LookaheadError(f"every article of {where} is in {collection.name} too; --ood names another")
+            theirs = at_most(Sequences(rows, other.vectors), _OUTSIDE_QUERIES, shortest=shortest, seed=seed)
+            both = len(other.store.articles()) - len(rows)
+            note = (f"{where}: {both:,} articles that {collection.name} has too were left out",) if both else ()
+            strangers.append((other, where, note, *asked(where, *theirs)))
+        models = _predictors(collection, searcher, names)
+        found = Fitted({}, ())
+        if baselines:
+            choosing = of_split[Split.VALID] if split != "valid" else None
+            found = fitted(of_split[Split.TRAIN], choosing, seed=seed, shortest=shortest, quiet=quiet)
+        twice = sorted(set(models) & set(found.predict))
+        if twice:
+            raise LookaheadError(f"a model has the name of a baseline: {', '.join(twice)}; rename its folder")
+        outcome = judged(searcher, held, windows, _RUN_QUERIES if out is not None else 0)
+        others = [
+            report_of(judged(other, articles, their_windows), where, "every", articles, their_windows, note)
+            for other, where, note, articles, their_windows in strangers
+        ]
+    report = report_of(outcome, collection.name, split, held, windows, found.said, others)
+    if as_json:
+        print_json(report.as_json())
+    else:
+        click.echo(report.table())
+    if out is not None:
+        _write(report, outcome, out, seed)
+        click.echo(f"report.json, report.md, TREC runs, recall.png and ranks.png are in {out.absolute()}", err=True)
+
+
+@click.command("data")
+@collection_option
+@click.option("--seed", type=int, default=0, show_default=True, help="Of every draw and of the bootstrap.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+@json_option
+@click.pass_obj
+def data(home: Path, name: str | None, seed: int, quiet: bool, as_json: bool) -> None:
+    """Check what predictors learn from and are judged on; fails (exit code 2) when a check does.
+
+    \b
+    Examples:
+      lookahead evaluate data --collection wiki
+      lookahead evaluate data -c wiki --json | jq .checks
+    """
+    from retrieval.data_checks import check_data
+    from retrieval.search import Searcher
+    from retrieval.sequences import Sequences
+    from store.records import Split
+
+    collection = existing_collection(home, name)
+    with Searcher.open(collection) as searcher:
+        store = searcher.store
+        report = check_data(
+            collection.name,
+            {split: Sequences(store.articles(split), searcher.vectors) for split in Split},
+            *store.pages_and_keys(),
+            lambda first, stop: [text for _, _, text in store.texts(first, stop)],
+            seed=seed,
+            quiet=quiet or as_json,
+        )
+    if as_json:
+        print_json(report.as_json())
+    else:
+        click.echo(report.table())
+    if report.failed:
+        failed = "; ".join(f"{check.name} ({check.catches})" for check in report.failed)
+        raise LookaheadError(
+            f"{len(report.failed)} of {len(report.checks)} checks of {collection.name} failed: {failed}"
+        )
+
+
+def _predictors(collection: Collection, searcher: Searcher, names: Sequence[str]) -> dict[str, Predicts]:
+    """The models asked for, or all that fit: the collection's own before those that came with the program."""
+    from retrieval import models
+    from retrieval.runtime import CompiledPredictor
+
+    if names:
+        found = [models.find_model(collection, searcher.fingerprint, name) for name in dict.fromkeys(names)]
+    else:
+        there = [
+            *models.models_in(models.models_folder(collection)),
+            *models.models_in(models.SHIPPED, shipped=True),
+        ]
+        fitting = [model for model in there if model.config.encoder == searcher.fingerprint]
+        found = list({model.name: model for model in reversed(fitting)}.values())[::-1]
+        if not found:
+            click.echo(f"no model is for the encoder of {collection.name}: baselines only", err=True)
+    return {model.name: CompiledPredictor.open(model.folder).predict for model in found}
+
+
+def _whole(searcher: Searcher) -> Whole:
+    import numpy as np
+
+    from retrieval.evaluate_next import Whole
+
+    rows = searcher.generation.manifest.counts["chunks"]
+    return Whole(searcher.vectors, np.arange(rows) if searcher.alive is None else searcher.alive.ids)
+
+
+def _refuse_unlike(one: Searcher, name: str, other: Searcher, called: str) -> None:
+    """Raises where two collections cannot be compared: another encoder, or chunks cut by other rules."""
+    from index.encoder import refuse_other_space
+
+    if name == called:
+        raise LookaheadError(f"{called} is the collection itself; --ood names another")
+    refuse_other_space(one.fingerprint, other.fingerprint, what=f"--ood {called}: collection {name}")
+    rules, theirs = (searcher.generation.manifest.facts["chunking"] for searcher in (one, other))
+    if rules != theirs:
+        raise LookaheadError(
+            f"{name} and {called} are chunked differently, and figures would not compare: {_listed(rules)} against "
+            f"{_listed(theirs)}; ingest one again with the rules of the other"
+        )
+
+
+def _listed(rules: dict[str, object]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in sorted(rules.items()))
+
+
+def _write(report: NextReport, outcome: Outcome, out: Path, seed: int) -> None:
+    import numpy as np
+
+    from retrieval.baselines import LEAST_SQUARES, MEAN_VECTOR
+    from retrieval.evaluate_next import ORACLE, View
+    from retrieval.metrics import Ranks
+    from retrieval.plots import plot_rank_histogram, plot_recall_curves
+    from retrieval.runs import write_run
+    from store.generations import write_atomically
+
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(out / "report.json", json.dumps(report.as_json(), indent=1, ensure_ascii=False).encode())
+    write_atomically(out / "report.md", report.markdown().encode())
+    for name, run in outcome.runs.items():
+        spaceless = name.replace(" ", "-")
+        write_run(out / f"{spaceless}.run", run, f"lookahead-{spaceless}")
+    asked = next(iter(outcome.runs.values()), {})
+    write_atomically(out / "qrels.txt", "".join(f"{query} 0 {query} 1\n" for query in asked).encode())
+    judgement = next(one for one in outcome.judgements if one.view is View.NEW)
+    rows: dict[str, Ranks] = {
+        name: [int(rank) if np.isfinite(rank) else None for rank in judged.ranks]
+        for name, judged in judgement.rows.items()
+        if name not in (ORACLE, MEAN_VECTOR, LEAST_SQUARES)  # at the edge of the picture, and as decayed mean
+    }
+    title = f"the next chunk of {report.collection}, bank {judgement.bank}, {judgement.view}"
+    plot_recall_curves(rows, out / "recall.png", title, judgement.article.tolist(), seed=seed)
+    plot_rank_histogram(rows, out / "ranks.png", title)

@@ -1,0 +1,185 @@
+"""`lookahead leaderboard`: the models of a collection by accuracy, speed and size, in torch and in OpenVINO."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from commands.common import collection_option, existing_collection, json_option, print_json, typed
+from store.records import LookaheadError
+
+if TYPE_CHECKING:
+    from retrieval.baselines import Predicts
+    from retrieval.benchmarks.predictors import Speed
+    from retrieval.leaderboard import Leaderboard
+    from retrieval.next_report import NextReport
+    from retrieval.search import Searcher
+    from retrieval.sequences import Sequences, Windows
+
+
+@click.command("leaderboard")
+@collection_option
+@click.option("--model", "names", multiple=True, help="Which model (repeatable).  [default: all that fit]")
+@click.option("--ood", "outside", metavar="NAME", help="A collection to report beside this one.")
+@click.option(
+    "--runtime",
+    "runtimes",
+    type=click.Choice(["torch", "openvino"]),
+    multiple=True,
+    default=["torch", "openvino"],
+    show_default=True,
+    help="Whose speed is measured (repeatable).",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["f32", "bf16", "auto"]),
+    help="Of OpenVINO; auto leaves it the choice.  [default: as in predict-next]",
+)
+@click.option("--limit", type=click.IntRange(1), help="Accuracy of only so many articles, drawn with --seed.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of every draw and of the bootstrap.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for JSON, Markdown and a plot.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+@json_option
+@click.pass_obj
+def leaderboard(
+    home: Path,
+    name: str | None,
+    names: tuple[str, ...],
+    outside: str | None,
+    runtimes: tuple[str, ...],
+    precision: str | None,
+    limit: int | None,
+    seed: int,
+    out: Path | None,
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Rank the models of a collection beside copying the last chunk.
+
+    Accuracy is that of the test articles, bank heldout, without the query's own context (as in evaluate next). Speed
+    and memory are measured in a process for each model and runtime, one after the other; other work on this machine
+    shows in them.
+
+    \b
+    Examples:
+      lookahead leaderboard --collection wiki --out out/leaderboard
+      lookahead leaderboard -c wiki --model amn --model gru --runtime openvino --precision bf16
+      lookahead leaderboard -c wiki --ood sample --json | jq ".standings[].name"
+    """
+    from index.progress import bar
+    from retrieval.benchmarks.predictors import FILES, Job, Machine, open_compiled, refuse_emulated, speed_of
+    from retrieval.leaderboard import Leaderboard, fitting_models
+    from retrieval.models import check_seals
+    from retrieval.search import Searcher
+
+    quiet, runtimes = quiet or as_json, tuple(dict.fromkeys(runtimes))
+    collection = existing_collection(home, name)
+    refuse_emulated(precision)
+    with Searcher.open(collection) as searcher:
+        models = fitting_models(collection, searcher.fingerprint, names)
+        for model in models:
+            check_seals(model.folder, model.config, [file for one in runtimes for file in FILES[one]])
+        predictors = {model.name: open_compiled(model.folder, precision).predict for model in models}
+        report = _accuracy(home, collection.name, searcher, predictors, outside, limit, seed, quiet)
+    del predictors  # their memory is none of the next ones' business
+    machine = Machine.here()
+    speeds: dict[str, list[Speed]] = {model.name: [] for model in models}
+    with bar("timing", len(models) * len(runtimes), "processes", quiet=quiet) as shown:
+        for model in models:
+            for runtime in runtimes:
+                speeds[model.name].append(speed_of(Job(str(model.folder), runtime, precision)))
+                shown.update()
+    board = Leaderboard.of(report, models, speeds, machine)
+    if as_json:
+        print_json(board.as_json())
+    else:
+        click.echo(board.table())
+    if out is not None:
+        _write(board, out)
+        click.echo(f"leaderboard.json, leaderboard.md and leaderboard.png are in {out.absolute()}", err=True)
+
+
+def _accuracy(
+    home: Path,
+    called: str,
+    searcher: Searcher,
+    models: Mapping[str, Predicts],
+    outside: str | None,
+    limit: int | None,
+    seed: int,
+    quiet: bool,
+) -> NextReport:
+    """The evaluation of the models and of copy-last, and the same on another collection."""
+    from commands.evaluate_next import _OUTSIDE_QUERIES, _refuse_unlike
+    from retrieval.baselines import COPY_LAST, copy_last
+    from retrieval.evaluate_next import at_most, drawn, judge
+    from retrieval.next_report import NextReport
+    from retrieval.search import Searcher
+    from retrieval.sequences import CONTEXT, Sequences, needed
+    from store.records import Split
+
+    def report_of(
+        where: str, part: str, articles: Sequences, windows: Windows, notes: Sequence[str], others: Sequence[NextReport]
+    ) -> NextReport:
+        if not len(windows):
+            raise LookaheadError(f"{where}: none of {len(articles.articles):,} articles has {CONTEXT + 1} chunks")
+        outcome = judge(articles, windows, {**models, COPY_LAST: copy_last}, seed=seed, quiet=quiet)
+        return NextReport.of(
+            outcome.judgements,
+            list(models),
+            collection=where,
+            split=part,
+            protocol="all",
+            shortest=CONTEXT,
+            articles=len(articles.articles),
+            queries=len(windows),
+            notes=notes,
+            command=typed(),
+            seed=seed,
+            outside=others,
+        )
+
+    def some(articles: Sequences) -> Sequences:
+        if limit is None or limit >= len(articles.articles):
+            return articles
+        return articles.only(drawn(len(articles.articles), limit, seed).tolist())
+
+    held = Sequences(searcher.store.articles(Split.TEST), searcher.vectors)
+    needed(held, Split.TEST, called)
+    held = some(held)
+    others = []
+    if outside is not None:
+        with Searcher.open(existing_collection(home, outside)) as other:
+            _refuse_unlike(searcher, called, other, outside)
+            known = {(row.page_id, row.title) for row in searcher.store.articles()}
+            there = other.store.articles()
+            rows = [row for row in there if (row.page_id, row.title) not in known]
+            if not rows:
+                raise LookaheadError(f"every article of {outside} is in {called} too; --ood names another")
+            both = len(there) - len(rows)
+            note = [f"{outside}: {both:,} articles that {called} has too were left out"] if both else []
+            theirs = at_most(some(Sequences(rows, other.vectors)), _OUTSIDE_QUERIES, seed=seed)
+            others.append(report_of(outside, "every", *theirs, note, ()))
+    return report_of(called, Split.TEST.value, held, held.windows(), (), others)
+
+
+def _write(board: Leaderboard, out: Path) -> None:
+    from retrieval.baselines import COPY_LAST
+    from retrieval.benchmarks.speed_tables import runtime_of
+    from retrieval.plots import plot_leaderboard
+    from store.generations import write_atomically
+
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(out / "leaderboard.json", json.dumps(board.as_json(), indent=1, ensure_ascii=False).encode())
+    write_atomically(out / "leaderboard.md", (board.markdown() + "\n").encode())
+    speeds = [speed for one in board.standings for speed in one.speeds]
+    fastest = next((speed for speed in speeds if speed.runtime == "openvino"), speeds[0])
+    level = next(one.measures["R@5"].mean for one in board.standings if one.name == COPY_LAST)
+    title = f"next chunk of {board.collection}, bank heldout, new: {board.queries:,} queries"
+    plot_leaderboard(
+        board.points(fastest.runtime), (COPY_LAST, level), out / "leaderboard.png", title, runtime_of(fastest)
+    )

@@ -1,0 +1,210 @@
+"""`lookahead predict-next`: the passages that a trained model expects after a place in an article or after a text."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from commands.common import collection_option, existing_collection, human_bytes, json_option, print_json
+from commands.search import as_dict
+from store.records import LookaheadError
+
+if TYPE_CHECKING:
+    from retrieval.predict import Context, LookAhead, Prediction, Truth
+    from store.database import ArticleRow, Store
+
+_MOST_BYTES = 4_000_000  # the most that a text of the longest kind can take
+_WAYS = "--article, --page-id, --text, --file or -"
+
+
+@click.command("predict-next")
+@click.argument("stdin", required=False, metavar="[-]")
+@click.option("--article", help="After a place in the article of that title …")
+@click.option("--page-id", type=int, help="… or in that page.")
+@click.option("--position", type=int, help="The place: chunks count from 0.  [default: after the article's end]")
+@click.option("--text", help="After this text of one or several paragraphs.")
+@click.option("--file", type=click.Path(path_type=Path, allow_dash=True), help="After the text of a file; - is stdin.")
+@collection_option
+@click.option("--model", help="Which model.  [default: the collection's best, or the one that came with the program]")
+@click.option("-k", "k", type=int, default=5, show_default=True, help="How many passages.")
+@click.option("--include-context", is_flag=True, help="What the prediction was made from may answer too.")
+@json_option
+@click.pass_obj
+def predict_next(
+    home: Path,
+    stdin: str | None,
+    article: str | None,
+    page_id: int | None,
+    position: int | None,
+    text: str | None,
+    file: Path | None,
+    name: str | None,
+    model: str | None,
+    k: int,
+    include_context: bool,
+    as_json: bool,
+) -> None:
+    """Foretell what comes next, and show the passages of the collection nearest to it.
+
+    A model reads the vectors of the last chunks, at most five, and predicts the vector of the next. Inside an article
+    the true next chunk is known: the last line says where it came, and where it would have come had the last chunk
+    itself been taken for the prediction.
+
+    With --json the first line is {"prediction": {"context", "model", "truth", "notes"}}, where truth is null after a
+    text or an article's end; the passages follow, one a line as in search --json, each with "true_next".
+
+    \b
+    Examples:
+      lookahead predict-next --article "Isaac Newton" --position 12
+      lookahead predict-next --text "Bees live in colonies. A colony has one queen." -k 3
+      lookahead predict-next --file chapter.txt --model amn
+      cat chapter.txt | lookahead predict-next - --json | jq "select(.rank).title"
+    """
+    given = _the_one_way(stdin, article, page_id, text, file)
+    if position is not None and given in ("text", "file"):
+        raise LookaheadError("--position is a place in an article; say which with --article or --page-id")
+    if given == "file":
+        assert file is not None or stdin is not None
+        text = _read(file if file is not None else Path("-"))
+
+    from retrieval.predict import LookAhead
+    from retrieval.search import Searcher
+
+    with Searcher.open(existing_collection(home, name)) as searcher:
+        look = LookAhead.open(searcher, model, texts=text is not None)
+        if text is not None:
+            prediction = look.text(text, k, include_context=include_context)
+        else:
+            row = _article(searcher.store, article, page_id)
+            place = row.chunk_count if position is None else position
+            prediction = look.after(row, place, k, include_context=include_context)
+        if as_json:
+            _print_json(look, prediction)
+        else:
+            _show(look, prediction, k)
+
+
+def _the_one_way(
+    stdin: str | None, article: str | None, page_id: int | None, text: str | None, file: Path | None
+) -> str:
+    """Which of the ways in was taken: "article", "page", "text" or "file"."""
+    if stdin not in (None, "-"):
+        raise LookaheadError(f"{stdin[:60]!r} is no option; a text is given with --text, a title with --article")
+    ways = {"article": article, "page": page_id, "text": text, "file": file, "stdin": stdin}
+    taken = [way for way, value in ways.items() if value is not None]
+    if len(taken) != 1:
+        raise LookaheadError(f"say after what: one of {_WAYS}" + (f", not {len(taken)} of them" if taken else ""))
+    return "file" if taken[0] == "stdin" else taken[0]
+
+
+def _article(store: Store, title: str | None, page_id: int | None) -> ArticleRow:
+    return store.article_titled(title or "") if page_id is None else store.article(page_id)
+
+
+def _read(path: Path) -> str:
+    """The text of a file or of the standard input, which must be UTF-8."""
+    where = "the standard input" if str(path) == "-" else str(path.absolute())
+    try:
+        with click.open_file(str(path), "rb") as file:
+            raw: bytes = file.read(_MOST_BYTES + 1)
+        if len(raw) > _MOST_BYTES:
+            raise LookaheadError(
+                f"{where} has more than {human_bytes(_MOST_BYTES)}; only its last chunks would be read"
+            )
+        return raw.decode("utf-8")
+    except OSError as error:
+        raise LookaheadError(f"cannot read {where}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise LookaheadError(f"{where} is not UTF-8 text (byte {error.start})") from error
+
+
+def _show(look: LookAhead, prediction: Prediction, k: int) -> None:
+    width = min(110, shutil.get_terminal_size().columns)
+    for note in prediction.notes:
+        click.secho(f"note: {note}", err=True, fg="yellow")
+    click.secho(f"after {_context_line(prediction.context)}", dim=True)
+    last = textwrap.shorten(prediction.context.texts[-1], 2 * width - 8, placeholder=" …")
+    click.secho(textwrap.fill(last, width, initial_indent="   ", subsequent_indent="   "), dim=True)
+    truth = prediction.truth
+    for place, passage in enumerate(prediction.passages, 1):
+        where = passage.title + (f" — {passage.chunk.section}" if passage.chunk.section else "")
+        click.secho(f"{place}. {where}", bold=True, nl=False)
+        click.secho(f"  (chunk {passage.chunk.chunk_id}, score {passage.score:.3f})", dim=True, nl=False)
+        click.secho("  ← the true next chunk" if truth and truth.place == place else "", fg="green", bold=True)
+        click.echo(textwrap.fill(passage.chunk.text, width, initial_indent="   ", subsequent_indent="   "))
+    click.echo(_closing_line(look, truth))
+    if len(prediction.passages) < k:
+        click.echo(f"{len(prediction.passages) or 'no'} different passages may answer: these are all", err=True)
+
+
+def _context_line(context: Context) -> str:
+    read = len(context.texts)
+    if context.article is None:
+        return f"the text's {_chunks(context.chunks)}" + (f", read: the last {read}" if context.chunks > read else "")
+    row = context.article
+    assert context.position is not None
+    span = (
+        f"chunk {context.position - 1}" if read == 1 else f"chunks {context.position - read} to {context.position - 1}"
+    )
+    end = " (its end)" if context.position == row.chunk_count else ""
+    return f'"{row.title}", {span} of {row.chunk_count}{end}'
+
+
+def _chunks(count: int) -> str:
+    return "one chunk" if count == 1 else f"{count} chunks"
+
+
+def _closing_line(look: LookAhead, truth: Truth | None) -> str:
+    came = f"model {look.model.name} ({_origin(look)})"
+    if truth is None:
+        return came
+    return (
+        f"the true next chunk came at rank {truth.rank:,} of {truth.among:,} "
+        f"(copying the last chunk: rank {truth.copied:,}); {came}, cosine {truth.cosine:.3f}"
+    )
+
+
+def _origin(look: LookAhead) -> str:
+    return "came with the program" if look.model.shipped else "trained on this collection"
+
+
+def _print_json(look: LookAhead, prediction: Prediction) -> None:
+    context, truth = prediction.context, prediction.truth
+    row = context.article
+    facts = {
+        "context": {
+            "title": row.title if row else None,
+            "page_id": row.page_id if row else None,
+            "position": context.position,
+            "chunks": context.chunks,
+            "texts": list(context.texts),
+        },
+        "model": {
+            "name": look.model.name,
+            "kind": look.model.config.kind,
+            "shipped": look.model.shipped,
+            "folder": str(look.model.folder),
+        },
+        "truth": None if truth is None else _truth_dict(truth),
+        "notes": list(prediction.notes),
+    }
+    print_json({"prediction": facts})
+    for place, passage in enumerate(prediction.passages, 1):
+        print_json({**as_dict(place, passage), "true_next": truth is not None and truth.place == place})
+
+
+def _truth_dict(truth: Truth) -> dict[str, Any]:
+    chunk = truth.passage.chunk
+    return {
+        "chunk_id": chunk.chunk_id,
+        "section": chunk.section,
+        "text": chunk.text,
+        "cosine": round(truth.cosine, 6),
+        "rank": truth.rank,
+        "copy_last_rank": truth.copied,
+        "among": truth.among,
+    }

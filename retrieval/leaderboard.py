@@ -1,0 +1,220 @@
+"""The models of a collection side by side: how often they are right, how fast they are, and what they need.
+
+It does not measure: it is handed an evaluation (`next_report`) and speeds (`benchmarks.predictors`), nor does it print.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from index.encoder import Fingerprint
+from retrieval import models as trained
+from retrieval.baselines import COPY_LAST
+from retrieval.benchmarks.predictors import Machine, Speed
+from retrieval.benchmarks.speed_tables import Grid, Named, aligned, in_markdown, size_grid, speed_foot, speed_grid
+from retrieval.evaluate_next import Bank, View
+from retrieval.models import Model, find_model, models_folder, models_in
+from retrieval.next_report import MRR, Against, NextReport, NextTable
+from retrieval.reports import Estimate, number
+from store.generations import Collection
+from store.records import LookaheadError
+
+MEASURES = ("R@5", MRR, "cosine")
+OUTSIDE = ("R@5", MRR)
+_WIDTH = 100
+
+Shown = Callable[[Estimate, bool], str]  # (estimate, with a sign) → a cell
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A row: a model, or the baseline, which has no size and no speed. `outside` are its measures on another
+    collection; `against` compares its R@5 with the better of copy-last and chance."""
+
+    name: str
+    kind: str
+    parameters: int
+    shipped: bool
+    measures: dict[str, Estimate]
+    outside: dict[str, Estimate]
+    against: Against | None
+    speeds: tuple[Speed, ...]
+
+    def efficiency(self, speed: Speed) -> float:
+        """R@5 for each second of a single query's median time."""
+        return 1000 * self.measures["R@5"].mean / speed.p50
+
+
+@dataclass(frozen=True, slots=True)
+class Leaderboard:
+    """All rows, best R@5 first, with what is needed to repeat the figures."""
+
+    collection: str
+    split: str
+    articles: int
+    queries: int
+    chunks: int
+    outside: str
+    machine: Machine
+    command: str
+    seed: int
+    resamples: int
+    level: float
+    notes: tuple[str, ...]
+    standings: tuple[Standing, ...]
+
+    @classmethod
+    def of(
+        cls, report: NextReport, models: Sequence[Model], speeds: Mapping[str, Sequence[Speed]], machine: Machine
+    ) -> Leaderboard:
+        """From an evaluation with the bank `heldout` and the row copy-last, and each model's speeds by its name."""
+        here = _table(report)
+        other = next(iter(report.outside), None)
+        there = {row.name: row.measures for row in _table(other).rows} if other is not None else {}
+        measures = {row.name: row.measures for row in here.rows}
+        against = {one.model: one for one in here.against if one.measure == "R@5"}
+        standings = [Standing(COPY_LAST, "", 0, False, measures[COPY_LAST], there.get(COPY_LAST, {}), None, ())]
+        for model in models:
+            name, config = model.name, model.config
+            standings.append(
+                Standing(
+                    name,
+                    config.kind,
+                    config.parameters,
+                    model.shipped,
+                    measures[name],
+                    there.get(name, {}),
+                    against[name],
+                    tuple(speeds[name]),
+                )
+            )
+        outside = ""
+        if other is not None:
+            outside = f"{other.collection}: {other.articles:,} articles, {other.queries:,} queries"
+        return cls(
+            report.collection,
+            report.split,
+            report.articles,
+            here.queries,
+            round(here.chunks),
+            outside,
+            machine,
+            report.command,
+            report.seed,
+            report.resamples,
+            report.level,
+            (*report.notes, *(other.notes if other is not None else ())),
+            tuple(sorted(standings, key=lambda one: -one.measures["R@5"].mean)),
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything, in types that JSON has; each comparison with its verdict, each speed with its efficiency."""
+        raw = asdict(self)
+        for row, standing in zip(raw["standings"], self.standings, strict=True):
+            if standing.against is not None:
+                row["against"]["verdict"] = standing.against.verdict
+            for told, speed in zip(row["speeds"], standing.speeds, strict=True):
+                told["efficiency"] = standing.efficiency(speed)
+        return raw
+
+    def table(self) -> str:
+        """Aligned tables for a terminal of 100 columns: each mean with half its interval; speeds; sizes."""
+        lines = [self._head(), "", *aligned(self._accuracy(_half), 1)]
+        for grid in self._speeds():
+            lines += ["", *aligned(grid, 2)]
+        foot = [part for line in self._foot() for part in textwrap.wrap(line, _WIDTH, subsequent_indent="  ")]
+        return "\n".join([*lines, "", *foot, f"command: {self.command}"])
+
+    def markdown(self) -> str:
+        """The same as Markdown tables, with both ends of every interval."""
+        lines = [self._head(), "", *in_markdown(self._accuracy(_ends), 1)]
+        for grid in self._speeds():
+            lines += ["", *in_markdown(grid, 2)]
+        return "\n".join([*lines, "", "  \n".join([*self._foot(), f"command: {self.command}"])])
+
+    def points(self, runtime: str) -> dict[str, tuple[float, float]]:
+        """name → (p50 of a single query in ms, R@5), for each model in a runtime."""
+        return {
+            one.name: (speed.p50, one.measures["R@5"].mean)
+            for one in self.standings
+            for speed in one.speeds
+            if speed.runtime == runtime
+        }
+
+    def _head(self) -> str:
+        return (
+            f"leaderboard of {self.collection}: {self.split} split, {self.articles:,} articles, {self.queries:,} "
+            f"queries; bank heldout ({self.chunks:,} chunks), new"
+        )
+
+    def _accuracy(self, shown: Shown) -> Grid:
+        head = ["", *map(_short, MEASURES), "R@5 over baseline"]
+        grid = [[*head, *(f"{_short(name)} outside" for name in OUTSIDE)] if self.outside else head]
+        for one in self.standings:
+            over = "" if one.against is None else f"{shown(one.against.estimate, True)} {one.against.verdict}"
+            cells = [one.name, *(shown(one.measures[name], False) for name in MEASURES), over]
+            if self.outside:
+                cells += [shown(one.outside[name], False) for name in OUTSIDE]
+            grid.append(cells)
+        return grid
+
+    def _speeds(self) -> list[Grid]:
+        """How fast, and how large."""
+        if not self._named():
+            return []
+        efficiencies = [one.efficiency(speed) for one in self.standings for speed in one.speeds]
+        parameters = [one.parameters for one in self.standings for _ in one.speeds]
+        return [speed_grid(self._named(), efficiencies), size_grid(self._named(), parameters)]
+
+    def _named(self) -> Named:
+        return [(one.name, speed) for one in self.standings for speed in one.speeds]
+
+    def _foot(self) -> list[str]:
+        compared = dict.fromkeys(one.against.baseline for one in self.standings if one.against is not None)
+        lines = [
+            f"intervals: {100 * self.level:.0f} %, {self.resamples:,} bootstrap resamples of whole articles, seed "
+            f"{self.seed}; the baseline is {' or '.join(compared)}, on the same queries",
+            "accuracy is that of the OpenVINO graphs, at the precision asked for",
+        ]
+        if self.outside:
+            lines.append(f"out: out of domain, {self.outside}")
+        if self._named():
+            lines += [*speed_foot(self._named()), "efficiency: 1000 × R@5 / p50 in ms"]
+        return [*lines, *self.notes, f"machine: {self.machine}"]
+
+
+def fitting_models(collection: Collection, encoder: Fingerprint, names: Sequence[str] = ()) -> list[Model]:
+    """The models of those names, or all for the encoder: the collection's own before those that came with the program.
+
+    Without any it raises.
+    """
+    if names:
+        found = [find_model(collection, encoder, name) for name in dict.fromkeys(names)]
+    else:
+        find_model(collection, encoder)  # which knows what to say when there is none
+        there = [*models_in(models_folder(collection)), *models_in(trained.SHIPPED, shipped=True)]
+        fitting = [model for model in there if model.config.encoder == encoder]
+        found = list({model.name: model for model in reversed(fitting)}.values())[::-1]
+    if any(model.name == COPY_LAST for model in found):
+        raise LookaheadError(f"a model has the name of a baseline: {COPY_LAST}; rename its folder")
+    return found
+
+
+def _table(report: NextReport) -> NextTable:
+    return next(table for table in report.tables if table.bank is Bank.HELDOUT and table.view is View.NEW)
+
+
+def _short(measure: str) -> str:
+    return "MRR" if measure == MRR else measure
+
+
+def _half(cell: Estimate, signed: bool) -> str:
+    return f"{number(cell.mean, signed=signed)} ±{number((cell.high - cell.low) / 2)}"
+
+
+def _ends(cell: Estimate, signed: bool) -> str:
+    low, high = number(cell.low, signed=signed), number(cell.high, signed=signed)
+    return f"{number(cell.mean, signed=signed)} ({low} to {high})"

@@ -1,0 +1,258 @@
+"""What an evaluation of next-chunk prediction says: measures with intervals, and every model against a baseline.
+
+It does not know how a rank was found (`evaluate_next`), nor does it print: it gives text, Markdown and JSON.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from retrieval.evaluate_next import DEEPEST, ORACLE, Bank, Judged, Judgement, Values, View
+from retrieval.metrics import LEVEL, RESAMPLES, Resampled
+from retrieval.reports import Estimate, Row, number
+from retrieval.sequences import CONTEXT
+
+CONTAIN, MRR, EFF = f"Contain@{DEEPEST}", f"MRR@{DEEPEST}", "Eff@5"
+MEASURES = ("R@1", "R@3", "R@5", "R@10", "R@20", "R@50", MRR, EFF, "cosine", "contrast", "gap")
+COMPARED = ("R@5", MRR, "cosine")
+_WIDTH = 100
+_HEADS = {MRR: "MRR", "contrast": "contr."}
+_VIEWS = {View.SEEN: "the query's own context may be found", View.NEW: "the query's own context is left out"}
+
+
+@dataclass(frozen=True, slots=True)
+class Against:
+    """How much higher a model scores than the baseline that is best by the same measure, on the same queries."""
+
+    model: str
+    measure: str
+    baseline: str
+    estimate: Estimate
+
+    @property
+    def verdict(self) -> str:
+        """ "above" or "below" where the interval is clear of zero, else "no difference"."""
+        return "above" if self.estimate.low > 0 else "below" if self.estimate.high < 0 else "no difference"
+
+
+@dataclass(frozen=True, slots=True)
+class NextTable:
+    """One bank in one view. Rows lack the measures that they have no vector for."""
+
+    bank: Bank
+    view: View
+    chunks: float
+    queries: int
+    articles: int
+    rows: tuple[Row, ...]
+    against: tuple[Against, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NextReport:
+    """An evaluation with all that is needed to repeat it. `queries` are the windows there are; a bank may have been
+    asked fewer. `outside` are reports of the same rows on other collections."""
+
+    collection: str
+    split: str
+    protocol: str
+    shortest: int
+    articles: int
+    queries: int
+    models: tuple[str, ...]
+    notes: tuple[str, ...]
+    command: str
+    seed: int
+    resamples: int
+    level: float
+    tables: tuple[NextTable, ...]
+    outside: tuple[NextReport, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        judgements: Sequence[Judgement],
+        models: Sequence[str],
+        *,
+        collection: str,
+        split: str,
+        protocol: str,
+        shortest: int,
+        articles: int,
+        queries: int,
+        notes: Sequence[str],
+        command: str,
+        seed: int,
+        outside: Sequence[NextReport] = (),
+    ) -> NextReport:
+        """A report of what was judged; every row that is neither in `models` nor the oracle counts as a baseline."""
+        tables = []
+        for judgement in judgements:
+            resampled = Resampled.of(judgement.article, seed=seed)
+            measured = {name: judged.measures() for name, judged in judgement.rows.items()}
+            tables.append(
+                NextTable(
+                    judgement.bank,
+                    judgement.view,
+                    judgement.chunks,
+                    len(judgement.article),
+                    len(resampled.sizes),
+                    tuple(_row(name, judged, resampled) for name, judged in judgement.rows.items()),
+                    tuple(_against(measured, models, resampled)),
+                )
+            )
+        return cls(
+            collection,
+            split,
+            protocol,
+            shortest,
+            articles,
+            queries,
+            tuple(models),
+            tuple(notes),
+            command,
+            seed,
+            RESAMPLES,
+            LEVEL,
+            tuple(tables),
+            tuple(outside),
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything, in types that JSON has; each comparison with its verdict."""
+        raw = asdict(self)
+        for table, told in zip(raw["tables"], self.tables, strict=True):
+            table |= {"bank": str(told.bank), "view": str(told.view)}
+            table["against"] = [{**asdict(one), "verdict": one.verdict} for one in told.against]
+        raw["outside"] = [report.as_json() for report in self.outside]
+        return raw
+
+    def table(self) -> str:
+        """Aligned text for a terminal of 100 columns: each mean with half its interval below."""
+        lines = [self._head()]
+        width = 2 + max(len(_shown(row)) for table in self.tables for row in table.rows)
+        for table in self.tables:
+            lines += ["", self._said(table), _line("", [_HEADS.get(name, name) for name in MEASURES], width)]
+            for row in table.rows:
+                cells = [row.measures.get(name) for name in MEASURES]
+                lines.append(_line(_shown(row), [_mean(cell) for cell in cells], width))
+                if not row.check:
+                    lines.append(_line("", [_half(cell) for cell in cells], width))
+            lines += _verdicts(table)
+        foot = [part for line in self._foot()[:-1] for part in textwrap.wrap(line, _WIDTH, subsequent_indent="  ")]
+        return "\n".join([*lines, *self._beside(width), "", *foot, self._foot()[-1]])
+
+    def markdown(self) -> str:
+        """The same as Markdown tables, with both ends of every interval."""
+        lines = [self._head()]
+        for table in self.tables:
+            lines += ["", self._said(table), "", "| | " + " | ".join(MEASURES) + " |", "|---" * 12 + "|"]
+            for row in table.rows:
+                cells = [_ends(row.measures.get(name), row.check) for name in MEASURES]
+                lines.append(f"| {_shown(row)} | " + " | ".join(cells) + " |")
+            lines += ["", *(f"- {verdict}" for verdict in _verdicts(table))]
+        beside = self._beside(0)
+        if beside:
+            lines += ["", "```", *self._beside(24)[1:], "```"]
+        return "\n".join([*lines, "", "  \n".join(self._foot())])
+
+    def _head(self) -> str:
+        least = "" if self.shortest == CONTEXT else f" {self.shortest} to"
+        return (
+            f"next chunk, {self.collection}, {self.split} split, protocol {self.protocol}: {self.articles:,} articles, "
+            f"{self.queries:,} queries with{least} {CONTEXT} chunks of context"
+        )
+
+    def _said(self, table: NextTable) -> str:
+        size = f"{table.chunks:,.0f} chunks" + (" on average" if table.bank is Bank.ARTICLE else "")
+        asked = "" if table.queries == self.queries else f"; {table.queries:,} queries drawn"
+        return f"bank {table.bank} ({size}), {table.view}: {_VIEWS[table.view]}{asked}"
+
+    def _foot(self) -> list[str]:
+        return [
+            f"±: half the {100 * self.level:.0f} % interval; {self.resamples:,} bootstrap resamples of whole articles, "
+            f"seed {self.seed}",
+            f"{MRR} is 0 beyond {DEEPEST}; {CONTAIN} is R@{DEEPEST} (nothing reranks yet); Eff@5 = R@5 / {CONTAIN}",
+            "contr.: share of the 5 held-out chunks nearest to the target that lie farther from the prediction; "
+            "gap: how much nearer to a held-out chunk the target lies than the prediction does",
+            "a row marked (check) tests the test: it was told the answers",
+            *self.notes,
+            f"command: {self.command}",
+        ]
+
+    def _beside(self, width: int) -> list[str]:
+        """The first bank of this collection and of the others, one line a row."""
+        lines: list[str] = []
+        for report in self.outside:
+            here, there = (next((t for t in one.tables if t.view is View.NEW), None) for one in (self, report))
+            if here is None or there is None:
+                continue
+            other = {row.name: row for row in there.rows}
+            heads = [f"{_HEADS.get(name, name)} {where}" for name in COMPARED for where in ("in", "out")]
+            lines += [
+                "",
+                f"out of domain: {report.collection}, {report.articles:,} articles, {there.queries:,} queries, "
+                f"{there.chunks:,.0f} chunks; bank {here.bank}, {here.view}; baselines fitted on {self.collection}",
+                _line("", heads, width, 12),
+            ]
+            for row in here.rows:
+                pairs = [(row.measures.get(name), other[row.name].measures.get(name)) for name in COMPARED]
+                cells = [f"{_mean(cell)} {_half(cell)}".strip() for pair in pairs for cell in pair]
+                if not row.check:
+                    lines.append(_line(row.name, cells, width, 12))
+            lines += [*_verdicts(there), *report.notes]
+        return lines
+
+
+def _row(name: str, judged: Judged, resampled: Resampled) -> Row:
+    values = judged.measures()
+    measures = {measure: Estimate(*resampled.mean(found)) for measure, found in values.items()}
+    measures[EFF] = Estimate(*resampled.ratio(values["R@5"], values[CONTAIN]))
+    return Row(name, name == ORACLE, measures)
+
+
+def _against(measured: dict[str, dict[str, Values]], models: Sequence[str], resampled: Resampled) -> Iterator[Against]:
+    baselines = [name for name in measured if name not in models and name != ORACLE]
+    for model in models:
+        for measure in COMPARED:
+            able = [name for name in baselines if measure in measured[name]]
+            if able:
+                best = max(able, key=lambda name: float(measured[name][measure].mean()))
+                higher = resampled.mean(measured[model][measure] - measured[best][measure])
+                yield Against(model, measure, best, Estimate(*higher))
+
+
+def _verdicts(table: NextTable) -> list[str]:
+    """A line for each model: its differences to the best baselines."""
+    said: dict[str, list[str]] = {}
+    for one in table.against:
+        cell, name = one.estimate, _HEADS.get(one.measure, one.measure)
+        ends = f"{number(cell.low, signed=True)} to {number(cell.high, signed=True)}"
+        told = f"{name} {number(cell.mean, signed=True)} ({ends}) {one.verdict}: {one.baseline}"
+        said.setdefault(one.model, []).append(told)
+    return [f"{model}: {line}" for model, lines in said.items() for line in lines]
+
+
+def _shown(row: Row) -> str:
+    return row.name + (" (check)" if row.check else "")
+
+
+def _line(name: str, cells: Sequence[str], width: int, room: int = 7) -> str:
+    return (name.ljust(width) + "".join(cell.rjust(room) for cell in cells)).rstrip()
+
+
+def _mean(cell: Estimate | None) -> str:
+    return "–" if cell is None else number(cell.mean)
+
+
+def _half(cell: Estimate | None) -> str:
+    return "" if cell is None else f"±{number((cell.high - cell.low) / 2)}"
+
+
+def _ends(cell: Estimate | None, check: bool) -> str:
+    if cell is None or check:
+        return _mean(cell)
+    return f"{number(cell.mean)} ({number(cell.low)}–{number(cell.high)})"

@@ -1,0 +1,184 @@
+"""What the report of next-chunk prediction says: exact means, honest intervals, verdicts, and its three shapes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from retrieval.evaluate_next import ORACLE, RANDOM, Bank, Judged, Judgement, View
+from retrieval.metrics import Resampled, bootstrap_interval
+from retrieval.next_report import COMPARED, MEASURES, Against, NextReport
+from retrieval.plots import plot_rank_histogram
+from retrieval.reports import Estimate
+
+ARTICLES = np.repeat(np.arange(40), 5)
+
+
+def judged(ranks: list[float], cosine: float = 0.5) -> Judged:
+    """The same ranks over and over, for 200 queries."""
+    values = np.resize(np.array(ranks, dtype=np.float64), len(ARTICLES))
+    return Judged(values, np.full(len(values), cosine), np.full(len(values), 0.6), np.full(len(values), -0.1))
+
+
+def report(view: View = View.NEW, outside: tuple[NextReport, ...] = (), name: str = "wiki") -> NextReport:
+    rows = {
+        "amn": judged([1, 2, 4, 60], 0.55),
+        "gru": judged([2, 7, 40, np.inf], 0.52),
+        "copy-last": judged([2, 4, 30, 60], 0.52),
+        "ridge": judged([6, 6, 6, 6], 0.54),
+        RANDOM: Judged(np.full(len(ARTICLES), 10.0)),
+        ORACLE: Judged(*(np.ones(len(ARTICLES)) for _ in range(3)), np.zeros(len(ARTICLES))),
+    }
+    return NextReport.of(
+        [Judgement(Bank.HELDOUT, view, 1234.0, ARTICLES, rows)],
+        ["amn", "gru"],
+        collection=name,
+        split="test",
+        protocol="all",
+        shortest=5,
+        articles=40,
+        queries=len(ARTICLES),
+        notes=("a note of what was fitted",),
+        command="lookahead evaluate next",
+        seed=7,
+        outside=outside,
+    )
+
+
+def test_means_are_exact() -> None:
+    rows = {row.name: row.measures for row in report().tables[0].rows}
+    found = {name: cell.mean for name, cell in rows["amn"].items()}
+    assert found == pytest.approx(
+        {
+            "R@1": 0.25,
+            "R@3": 0.5,
+            "R@5": 0.75,
+            "R@10": 0.75,
+            "R@20": 0.75,
+            "R@50": 0.75,
+            "Contain@50": 0.75,
+            "MRR@50": (1 + 1 / 2 + 1 / 4) / 4,
+            "Eff@5": 1.0,
+            "cosine": 0.55,
+            "contrast": 0.6,
+            "gap": -0.1,
+        }
+    )
+    assert rows["gru"]["Eff@5"].mean == pytest.approx(0.25 / 0.75)
+    assert rows["gru"]["MRR@50"].mean == pytest.approx((1 / 2 + 1 / 7 + 1 / 40) / 4)
+    assert "cosine" not in rows[RANDOM]
+    assert {cell.mean for name, cell in rows[ORACLE].items() if name != "gap"} == {1.0}
+
+
+def test_every_model_is_held_against_the_baseline_that_is_best_by_that_measure() -> None:
+    against = {(one.model, one.measure): one for one in report().tables[0].against}
+    assert set(against) == {(model, measure) for model in ("amn", "gru") for measure in COMPARED}
+    assert against["amn", "R@5"].baseline == "copy-last"
+    assert against["amn", "R@5"].estimate.mean == pytest.approx(0.25)
+    assert against["amn", "cosine"].baseline == "ridge"
+    assert against["amn", "cosine"].estimate.mean == pytest.approx(0.01)
+    assert against["amn", "R@5"].verdict == "above"
+    assert against["gru", "R@5"].verdict == "below"
+    assert against["gru", "cosine"].verdict == "below"
+    assert against["gru", "MRR@50"].baseline == "copy-last"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [
+        (0.01, 0.02, "above"),
+        (-0.02, -0.01, "below"),
+        (-0.01, 0.05, "no difference"),
+        (-0.05, 0.01, "no difference"),
+        (0.0, 0.0, "no difference"),
+    ],
+)
+def test_a_verdict_needs_an_interval_clear_of_zero(low: float, high: float, verdict: str) -> None:
+    assert Against("amn", "R@5", "ridge", Estimate((low + high) / 2, low, high)).verdict == verdict
+
+
+def test_intervals_agree_with_the_bootstrap_of_the_metrics_module() -> None:
+    rng = np.random.default_rng(0)
+    articles = np.sort(rng.integers(0, 60, 900))
+    values = (rng.random(900) < 0.2 + 0.5 * (articles % 2)).astype(np.float64)
+    resampled = Resampled.of(articles, seed=3)
+    mean, low, high = resampled.mean(values)
+    assert mean == pytest.approx(values.mean())
+    assert (low, high) == pytest.approx(bootstrap_interval(values, articles.tolist(), seed=4), abs=0.008)
+    assert high - low > 1.5 * np.subtract(*bootstrap_interval(values, seed=4)[::-1])  # articles stand or fall together
+
+
+def test_a_ratio_is_resampled_as_a_ratio() -> None:
+    articles = np.repeat(np.arange(30), 10)
+    below = (np.random.default_rng(1).random(300) < 0.5).astype(np.float64)
+    assert Resampled.of(articles, seed=0).ratio(below / 2, below) == pytest.approx((0.5, 0.5, 0.5))
+    assert Resampled.of(articles, seed=0).ratio(below, np.zeros(300)) == (0, 0, 0)
+
+
+def test_values_that_are_not_one_a_question_are_refused() -> None:
+    resampled = Resampled.of(ARTICLES, seed=0)
+    with pytest.raises(ValueError, match="expected 200 finite values"):
+        resampled.mean(np.ones(199))
+    with pytest.raises(ValueError, match="expected 200 finite values"):
+        resampled.mean(np.full(200, np.inf))
+
+
+def test_the_same_seed_gives_the_same_report() -> None:
+    assert report() == report()
+
+
+def test_the_table_fits_a_terminal_and_says_how_to_repeat_it() -> None:
+    text = report().table()
+    assert max(map(len, text.splitlines())) <= 110
+    lines = text.splitlines()
+    assert lines[0] == "next chunk, wiki, test split, protocol all: 40 articles, 200 queries with 5 chunks of context"
+    assert "bank heldout (1,234 chunks), new: the query's own context is left out" in lines
+    head = next(line for line in lines if "R@1" in line)
+    assert head.split() == ["R@1", "R@3", "R@5", "R@10", "R@20", "R@50", "MRR", "Eff@5", "cosine", "contr.", "gap"]
+    amn = next(line for line in lines if line.startswith("amn "))
+    assert amn.split()[:7] == ["amn", ".250", ".500", ".750", ".750", ".750", ".750"]
+    assert amn.split()[7:] == [".438", "1.000", ".550", ".600", "-.100"]
+    random = next(line for line in lines if line.startswith(RANDOM))
+    assert random.split()[-3:] == ["–", "–", "–"]
+    assert any(line.startswith("oracle (check)") for line in lines)
+    assert any(line.startswith("amn: R@5 +.250 (") and line.endswith("above: copy-last") for line in lines)
+    assert lines[-1] == "command: lookahead evaluate next"
+    assert "seed 7" in text
+    assert "a note of what was fitted" in text
+
+
+def test_markdown_has_both_ends_of_every_interval() -> None:
+    lines = report().markdown().splitlines()
+    rows = [line for line in lines if line.startswith("| ")]
+    assert {line.count("|") for line in rows} == {len(MEASURES) + 2}
+    assert any(line.startswith("| amn | .250 (.") for line in rows)
+    assert any("oracle (check) | 1.000 | 1.000" in line for line in rows)
+
+
+def test_json_holds_everything_in_plain_types() -> None:
+    raw = json.loads(json.dumps(report(outside=(report(name="news"),)).as_json()))
+    assert raw["tables"][0]["bank"] == "heldout"
+    assert raw["tables"][0]["against"][0]["verdict"] == "above"
+    assert raw["outside"][0]["collection"] == "news"
+    assert raw["outside"][0]["tables"][0]["view"] == "new"
+    assert (raw["command"], raw["seed"]) == ("lookahead evaluate next", 7)
+
+
+def test_another_collection_is_printed_beside_with_copy_last() -> None:
+    both = report(outside=(report(name="news"),))
+    text = both.table()
+    assert "out of domain: news, 40 articles, 200 queries, 1,234 chunks; bank heldout, new" in text
+    beside = text[text.index("out of domain") :].splitlines()
+    assert beside[1].split() == ["R@5", "in", "R@5", "out", "MRR", "in", "MRR", "out", "cosine", "in", "cosine", "out"]
+    assert any(line.startswith("copy-last ") and ".500" in line for line in beside)
+    assert not any(line.startswith("oracle") for line in beside)
+    assert max(map(len, text.splitlines())) <= 110
+    assert "out of domain: news" in both.markdown()
+
+
+def test_a_histogram_of_ranks_is_a_picture(tmp_path: Path) -> None:
+    plot_rank_histogram({"amn": [1, 2, 900, None], "none": [None], "f$x_$": [5]}, tmp_path / "ranks.png", "ranks")
+    assert (tmp_path / "ranks.png").read_bytes()[:4] == b"\x89PNG"

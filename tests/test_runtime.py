@@ -1,0 +1,181 @@
+"""The compiled predictor: what the graph says and nothing else, short contexts, many at once, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from tiny_models import SUM, write_graph, write_model
+
+from index.hashing import HashingEncoder
+from retrieval import runtime
+from retrieval.models import CONFIG, GRAPH, GRAPH_WEIGHTS, ModelConfig, seal
+from retrieval.runtime import CompiledPredictor
+from store.records import LookaheadError
+
+DIM = 128
+DECAYED = (0.1, 0.12, 0.16, 0.22, 0.4)
+Floats = NDArray[np.float32]
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory) -> CompiledPredictor:
+    return CompiledPredictor.open(write_model(tmp_path_factory.mktemp("runtime") / "decayed", DECAYED))
+
+
+def unit(rng: np.random.Generator, *shape: int) -> Floats:
+    drawn = rng.standard_normal((*shape, DIM)).astype(np.float32)
+    return np.asarray(drawn / np.linalg.norm(drawn, axis=-1, keepdims=True), dtype=np.float32)
+
+
+def expected(context: Floats, mask: NDArray[np.bool_]) -> Floats:
+    """The decayed mixture, one chunk at a time."""
+    out = np.zeros((len(context), DIM), dtype=np.float64)
+    length = context.shape[1]
+    for row in range(len(context)):
+        for place in range(length):
+            if mask[row, place]:
+                out[row] += DECAYED[5 - length + place] * context[row, place]
+    return np.asarray(out / np.linalg.norm(out, axis=1, keepdims=True), dtype=np.float32)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 5), st.integers(1, 4))
+def test_it_answers_as_the_graph_says_with_unit_rows(
+    opened: CompiledPredictor, seed: int, length: int, count: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    context = unit(rng, count, length)
+    there = rng.integers(1, length + 1, count)
+    mask = np.arange(-length, 0) >= -there[:, None]
+    answer = opened.predict(context, mask)
+    assert answer.shape == (count, DIM)
+    assert answer.dtype == np.float32
+    assert answer == pytest.approx(expected(context, mask), abs=1e-6)
+    assert np.linalg.norm(answer, axis=1) == pytest.approx(1.0, abs=1e-6)
+
+
+def test_a_short_context_is_a_long_one_with_nothing_in_front(opened: CompiledPredictor) -> None:
+    short = unit(np.random.default_rng(1), 3, 2)
+    padded = np.concatenate([np.zeros((3, 3, DIM), dtype=np.float32), short], axis=1)
+    mask = np.tile([False, False, False, True, True], (3, 1))
+    assert np.array_equal(opened.predict(short, np.ones((3, 2), dtype=bool)), opened.predict(padded, mask))
+
+
+def test_one_chunk_is_its_own_mixture(opened: CompiledPredictor) -> None:
+    one = np.zeros((1, 1, DIM), dtype=np.float32)
+    one[0, 0, 7] = 1.0
+    assert opened.predict(one, np.ones((1, 1), dtype=bool))[0].tolist() == one[0, 0].tolist()
+
+
+@pytest.mark.parametrize("junk", [3.0, np.nan, np.inf])
+def test_what_stands_where_the_mask_is_false_makes_no_difference(opened: CompiledPredictor, junk: float) -> None:
+    context = unit(np.random.default_rng(2), 4, 5)
+    mask = np.tile([False, False, True, True, True], (4, 1))
+    before = opened.predict(context, mask)
+    context[:, :2] = junk
+    assert np.array_equal(opened.predict(context, mask), before)
+    assert np.isnan(context).any() == np.isnan(junk)  # and what was handed in is left alone
+
+
+def test_many_are_answered_as_each_alone(opened: CompiledPredictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    context = unit(np.random.default_rng(3), 23, 5)
+    mask = np.arange(-5, 0) >= -(np.arange(23) % 5 + 1)[:, None]
+    alone = np.concatenate([opened.predict(context[row : row + 1], mask[row : row + 1]) for row in range(23)])
+    monkeypatch.setattr(runtime, "BATCH", 7)  # 7, 7, 7 and 2
+    assert opened.predict(context, mask) == pytest.approx(alone, abs=1e-6)
+    assert opened.predict(context[:0], mask[:0]).shape == (0, DIM)
+
+
+def test_the_same_question_has_the_same_answer_to_the_last_bit(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "sum", SUM)
+    context, mask = unit(np.random.default_rng(4), 9, 5), np.ones((9, 5), dtype=bool)
+    first = CompiledPredictor.open(folder).predict(context, mask)
+    assert np.array_equal(CompiledPredictor.open(folder).predict(context, mask), first)
+
+
+def test_a_mask_of_numbers_in_the_graph_is_served_too(tmp_path: Path, opened: CompiledPredictor) -> None:
+    folder = write_model(tmp_path / "amn")
+    write_graph(folder / GRAPH, DIM, DECAYED, mask_type=np.float32)
+    replace(ModelConfig.read(folder), seals=seal(folder)).write(folder)
+    context = unit(np.random.default_rng(5), 3, 5)
+    mask = np.tile([False, True, True, True, True], (3, 1))
+    assert np.array_equal(CompiledPredictor.open(folder).predict(context, mask), opened.predict(context, mask))
+
+
+def test_openvino_may_choose_the_precision(tmp_path: Path, opened: CompiledPredictor) -> None:
+    context, mask = unit(np.random.default_rng(6), 3, 5), np.ones((3, 5), dtype=bool)
+    free = CompiledPredictor.open(write_model(tmp_path / "decayed", DECAYED), precision=None)
+    assert free.predict(context, mask) == pytest.approx(opened.predict(context, mask), abs=2e-2)
+
+
+# -- refused -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("context", "mask", "said"),
+    [
+        ((2, 5, 64), (2, 5), r"takes \(n, up to 5, 128\), the context is \(2, 5, 64\)"),
+        ((5, 128), (5,), r"takes \(n, up to 5, 128\), the context is \(5, 128\)"),
+        ((2, 6, 128), (2, 6), "takes 1 to 5 chunks, the context has 6"),
+        ((2, 0, 128), (2, 0), "takes 1 to 5 chunks, the context has 0"),
+        ((2, 5, 128), (2, 4), r"is \(2, 5\), not \(2, 4\)"),
+        ((2, 5, 128), (5, 2), r"is \(2, 5\), not \(5, 2\)"),
+    ],
+)
+def test_a_context_of_another_shape_is_refused_with_both_named(
+    opened: CompiledPredictor, context: tuple[int, ...], mask: tuple[int, ...], said: str
+) -> None:
+    with pytest.raises(LookaheadError, match=said):
+        opened.predict(np.zeros(context, dtype=np.float32), np.ones(mask, dtype=bool))
+
+
+@pytest.mark.parametrize("mask", [[False] * 5, [True, True, True, True, False], [True, False, True, True, True]])
+def test_chunks_are_missing_in_front_only(opened: CompiledPredictor, mask: list[bool]) -> None:
+    with pytest.raises(LookaheadError, match="missing in front of a context only"):
+        opened.predict(np.zeros((1, 5, DIM), dtype=np.float32), np.array([mask]))
+
+
+def test_a_damaged_graph_is_not_compiled(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "amn")
+    raw = bytearray((folder / GRAPH_WEIGHTS).read_bytes())
+    raw[100] ^= 1
+    (folder / GRAPH_WEIGHTS).write_bytes(raw)
+    with pytest.raises(LookaheadError, match=r"predictor\.bin is damaged"):
+        CompiledPredictor.open(folder)
+
+
+def test_a_model_without_a_graph_says_so(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "amn")
+    (folder / GRAPH).unlink()
+    with pytest.raises(LookaheadError, match=r"cannot read .*predictor\.xml: No such file"):
+        CompiledPredictor.open(folder)
+    (folder / CONFIG).unlink()
+    with pytest.raises(LookaheadError, match="there is no model in"):
+        CompiledPredictor.open(folder)
+
+
+def test_a_sealed_file_that_is_no_graph_is_refused_in_one_line(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "amn")
+    (folder / GRAPH).write_text("<net></net>")
+    replace(ModelConfig.read(folder), seals=seal(folder)).write(folder)
+    with pytest.raises(LookaheadError, match=r"cannot load .*predictor\.xml: .*train the model again") as told:
+        CompiledPredictor.open(folder)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(("dim", "length"), [(64, 5), (128, 4)])
+def test_a_graph_of_another_shape_than_its_config_is_refused(tmp_path: Path, dim: int, length: int) -> None:
+    folder = write_model(tmp_path / "amn")
+    write_graph(folder / GRAPH, dim, (1.0,) * length)
+    replace(ModelConfig.read(folder), seals=seal(folder)).write(folder)
+    with pytest.raises(LookaheadError, match=rf"\[\?,{length},{dim}\].*expected context \[\?,5,128\]"):
+        CompiledPredictor.open(folder)
+
+
+def test_the_tiny_models_are_of_the_dimension_of_the_tests_encoder() -> None:
+    assert HashingEncoder().dim == DIM
