@@ -83,6 +83,20 @@ def human_bytes(count: float) -> str:
     raise AssertionError
 
 
+def hush_at_exit() -> None:
+    """Keeps nanobind's list of "leaked" types off the screen, which appears when torch and duckdb end one process.
+
+    It is written after everything of ours, when nothing can be done about it any more.
+    """
+    import atexit
+
+    def hush() -> None:
+        sys.stderr.flush()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+    atexit.register(hush)
+
+
 def _those_there(home: Path) -> str:
     names = collection_names(home)
     if not names:

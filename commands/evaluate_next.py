@@ -15,6 +15,7 @@ from store.records import LookaheadError
 if TYPE_CHECKING:
     from retrieval.baselines import Predicts
     from retrieval.evaluate_next import Outcome, Whole
+    from retrieval.models import Model
     from retrieval.next_report import NextReport
     from retrieval.search import Searcher
     from retrieval.sequences import Sequences, Windows
@@ -87,10 +88,12 @@ def next_chunk(
     import contextlib
 
     from retrieval.baselines import Fitted, fitted
+    from retrieval.cards import write_metrics
     from retrieval.evaluate_next import Bank, at_most, drawn, judge, published
     from retrieval.next_report import NextReport
+    from retrieval.runtime import CompiledPredictor
     from retrieval.search import Searcher
-    from retrieval.sequences import Sequences, needed
+    from retrieval.sequences import CONTEXT, Sequences, needed
     from store.records import Split
 
     quiet = quiet or as_json
@@ -162,7 +165,8 @@ def next_chunk(
             both = len(other.store.articles()) - len(rows)
             note = (f"{where}: {both:,} articles that {collection.name} has too were left out",) if both else ()
             strangers.append((other, where, note, *asked(where, *theirs)))
-        models = _predictors(collection, searcher, names)
+        there = _models(collection, searcher, names)
+        models: dict[str, Predicts] = {model.name: CompiledPredictor.open(model.folder).predict for model in there}
         found = Fitted({}, ())
         if baselines:
             choosing = of_split[Split.VALID] if split != "valid" else None
@@ -180,6 +184,10 @@ def next_chunk(
         print_json(report.as_json())
     else:
         click.echo(report.table())
+    if protocol == "all" and split == "test" and limit is None and shortest == CONTEXT:
+        for model in there:
+            if not model.shipped:
+                write_metrics(model.folder, model.name, model.config, report)
     if out is not None:
         _write(report, outcome, out, seed)
         click.echo(f"report.json, report.md, TREC runs, recall.png and ranks.png are in {out.absolute()}", err=True)
@@ -226,23 +234,20 @@ def data(home: Path, name: str | None, seed: int, quiet: bool, as_json: bool) ->
         )
 
 
-def _predictors(collection: Collection, searcher: Searcher, names: Sequence[str]) -> dict[str, Predicts]:
+def _models(collection: Collection, searcher: Searcher, names: Sequence[str]) -> list[Model]:
     """The models asked for, or all that fit: the collection's own before those that came with the program."""
     from retrieval import models
-    from retrieval.runtime import CompiledPredictor
 
     if names:
-        found = [models.find_model(collection, searcher.fingerprint, name) for name in dict.fromkeys(names)]
-    else:
-        there = [
-            *models.models_in(models.models_folder(collection)),
-            *models.models_in(models.SHIPPED, shipped=True),
-        ]
-        fitting = [model for model in there if model.config.encoder == searcher.fingerprint]
-        found = list({model.name: model for model in reversed(fitting)}.values())[::-1]
-        if not found:
-            click.echo(f"no model is for the encoder of {collection.name}: baselines only", err=True)
-    return {model.name: CompiledPredictor.open(model.folder).predict for model in found}
+        return [models.find_model(collection, searcher.fingerprint, name) for name in dict.fromkeys(names)]
+    there = [
+        *models.models_in(models.models_folder(collection)),
+        *models.models_in(models.SHIPPED, shipped=True),
+    ]
+    fitting = [model for model in there if model.config.encoder == searcher.fingerprint]
+    if not fitting:
+        click.echo(f"no model is for the encoder of {collection.name}: baselines only", err=True)
+    return list({model.name: model for model in reversed(fitting)}.values())[::-1]
 
 
 def _whole(searcher: Searcher) -> Whole:

@@ -71,22 +71,31 @@ def leaderboard(
       lookahead leaderboard -c wiki --ood sample --json | jq ".standings[].name"
     """
     from index.progress import bar
-    from retrieval.benchmarks.predictors import FILES, Job, Machine, open_compiled, refuse_emulated, speed_of
+    from retrieval.benchmarks.predictors import (
+        FILES,
+        Job,
+        Machine,
+        open_compiled,
+        precision_of,
+        refuse_emulated,
+        speed_of,
+    )
     from retrieval.leaderboard import Leaderboard, fitting_models
     from retrieval.models import check_seals
     from retrieval.search import Searcher
 
     quiet, runtimes = quiet or as_json, tuple(dict.fromkeys(runtimes))
+    machine = Machine.here()  # before this adds to the load
     collection = existing_collection(home, name)
     refuse_emulated(precision)
     with Searcher.open(collection) as searcher:
         models = fitting_models(collection, searcher.fingerprint, names)
         for model in models:
             check_seals(model.folder, model.config, [file for one in runtimes for file in FILES[one]])
-        predictors = {model.name: open_compiled(model.folder, precision).predict for model in models}
-        report = _accuracy(home, collection.name, searcher, predictors, outside, limit, seed, quiet)
-    del predictors  # their memory is none of the next ones' business
-    machine = Machine.here()
+        opened = {model.name: open_compiled(model.folder, precision) for model in models}
+        note = f"accuracy is that of the OpenVINO graphs in {precision_of(opened[models[0].name])}"
+        predicts = {called: predictor.predict for called, predictor in opened.items()}
+        report = _accuracy(home, collection.name, searcher, predicts, note, outside, limit, seed, quiet)
     speeds: dict[str, list[Speed]] = {model.name: [] for model in models}
     with bar("timing", len(models) * len(runtimes), "processes", quiet=quiet) as shown:
         for model in models:
@@ -108,6 +117,7 @@ def _accuracy(
     called: str,
     searcher: Searcher,
     models: Mapping[str, Predicts],
+    note: str,
     outside: str | None,
     limit: int | None,
     seed: int,
@@ -161,10 +171,10 @@ def _accuracy(
             if not rows:
                 raise LookaheadError(f"every article of {outside} is in {called} too; --ood names another")
             both = len(there) - len(rows)
-            note = [f"{outside}: {both:,} articles that {called} has too were left out"] if both else []
+            left_out = [f"{outside}: {both:,} articles that {called} has too were left out"] if both else []
             theirs = at_most(some(Sequences(rows, other.vectors)), _OUTSIDE_QUERIES, seed=seed)
-            others.append(report_of(outside, "every", *theirs, note, ()))
-    return report_of(called, Split.TEST.value, held, held.windows(), (), others)
+            others.append(report_of(outside, "every", *theirs, left_out, ()))
+    return report_of(called, Split.TEST.value, held, held.windows(), [note], others)
 
 
 def _write(board: Leaderboard, out: Path) -> None:

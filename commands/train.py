@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 
 import click
 
-from commands.common import collection_option, existing_collection, json_option, print_json
+from commands.common import collection_option, existing_collection, hush_at_exit, json_option, print_json, typed
 from store.records import LookaheadError
 
 
@@ -34,7 +32,8 @@ def train() -> None:
 @click.option("--mse", type=click.FloatRange(0), help="Weight of the squared distance, on the scale of cosine.")
 @click.option("--short", type=click.FloatRange(0, 1), help="Share of windows with a context of random length.")
 @click.option("--ema", type=click.FloatRange(0, 0.9999), help="Averaging of weights: .99 is over some 100 steps.")
-@click.option("--patience", type=click.IntRange(0), help="Validations without a better MRR before it stops; 0: never.")
+@click.option("--patience", type=click.IntRange(0), help="Validations no better before it stops; 0: never.")
+@click.option("--watch", type=click.Choice(["MRR", "cosine"]), help="What better means.  [default: MRR]")
 @click.option("--checks", type=click.IntRange(1), help="Validations of a whole training.")
 @click.option(
     "--anchored/--plain",
@@ -71,6 +70,7 @@ def predictor(
     ema: float | None,
     patience: int | None,
     checks: int | None,
+    watch: str | None,
     anchored: bool,
     start: str | None,
     half: bool,
@@ -91,7 +91,7 @@ def predictor(
     Examples:
       lookahead train predictor amn --collection wiki
       lookahead train predictor gru -c wiki --epochs 2 --windows 100000
-      lookahead train predictor mlp -c wiki --name mlp-cosine --contrast 0 --cosine 1
+      lookahead train predictor mlp -c wiki --name mlp-cosine --contrast 0 --cosine 1 --watch cosine
     """
     from retrieval.predictors import KINDS
 
@@ -99,6 +99,7 @@ def predictor(
         raise LookaheadError(f"there is no predictor {kind!r}; there are: {', '.join(KINDS)}")
     collection = existing_collection(home, name)
 
+    hush_at_exit()
     from index.progress import say
     from retrieval.models import check_name, models_folder
     from retrieval.recipes import recipe_for
@@ -122,6 +123,7 @@ def predictor(
         "ema": ema,
         "patience": patience,
         "checks": checks,
+        "watch": watch,
         "seed": seed,
         "precision": precision_for(where) if precision == "auto" else precision,
     }
@@ -140,7 +142,7 @@ def predictor(
             start=None if start is None else models / check_name(start),
             device=where,
             half=half,
-            command=shlex.join(["lookahead", *sys.argv[1:]]),
+            command=typed(),
             quiet=quiet or as_json,
             note=lambda sentence: say(sentence, quiet=quiet or as_json),
         )

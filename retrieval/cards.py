@@ -6,12 +6,16 @@ It writes down what it is told and measures nothing.
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from retrieval.evaluate_next import ORACLE, Bank, View
 from retrieval.models import CARD, METRICS, ModelConfig
+from retrieval.next_report import MEASURES, MRR, NextReport
 from store.generations import write_atomically
 
+_TOLD = ("R@1", "R@5", "R@20", MRR, "cosine")
 LICENCE = "Apache-2.0, as the program"
 
 
@@ -60,6 +64,45 @@ def write_card(folder: Path, name: str, config: ModelConfig) -> None:
         "",
     ]
     write_atomically(folder / CARD, "\n".join(lines).encode())
+
+
+def write_metrics(folder: Path, name: str, config: ModelConfig, report: NextReport) -> None:
+    """metrics.json and the card anew: what a report says of the model on held-out articles, its context left out."""
+    for table in report.tables:
+        if (table.bank, table.view) == (Bank.HELDOUT, View.NEW):
+            break
+    else:
+        return
+    against = [one for one in table.against if one.model == name]
+    shown = {name, ORACLE, *(one.baseline for one in against)}
+    rows = {row.name: {key: asdict(row.measures[key]) for key in MEASURES if key in row.measures} for row in table.rows}
+    lines = [
+        f"On {table.queries:,} windows of {table.articles:,} {report.split} articles of `{report.collection}`, among "
+        f"their {table.chunks:,.0f} chunks, the own context left out (95 % intervals, bootstrap by article):",
+        "",
+        "| | " + " | ".join(_TOLD) + " |",
+        "|---" * (len(_TOLD) + 1) + "|",
+        *(
+            f"| {row} | " + " | ".join(_cell(rows[row].get(key)) for key in _TOLD) + " |"
+            for row in rows
+            if row in shown
+        ),
+        "",
+        *(
+            f"- {one.measure} against {one.baseline}: {one.estimate.mean:+.3f} ({one.estimate.low:+.3f} to "
+            f"{one.estimate.high:+.3f}): {one.verdict}"
+            for one in against
+        ),
+    ]
+    raw = {"command": report.command, "seed": report.seed, "lines": lines, "rows": rows}
+    write_atomically(folder / METRICS, json.dumps(raw, indent=1, ensure_ascii=False).encode())
+    write_card(folder, name, config)
+
+
+def _cell(estimate: dict[str, float] | None) -> str:
+    if estimate is None:
+        return "–"
+    return f"{estimate['mean']:.3f} ({estimate['low']:.3f}–{estimate['high']:.3f})"
 
 
 def _figures(rows: dict[str, dict[str, float]]) -> list[str]:

@@ -5,7 +5,6 @@ It does not measure: it is handed an evaluation (`next_report`) and speeds (`ben
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,7 +13,16 @@ from index.encoder import Fingerprint
 from retrieval import models as trained
 from retrieval.baselines import COPY_LAST
 from retrieval.benchmarks.predictors import Machine, Speed
-from retrieval.benchmarks.speed_tables import Grid, Named, aligned, in_markdown, size_grid, speed_foot, speed_grid
+from retrieval.benchmarks.speed_tables import (
+    Grid,
+    Named,
+    aligned,
+    in_markdown,
+    size_grid,
+    speed_foot,
+    speed_grid,
+    wrapped,
+)
 from retrieval.evaluate_next import Bank, View
 from retrieval.models import Model, find_model, models_folder, models_in
 from retrieval.next_report import MRR, Against, NextReport, NextTable
@@ -24,7 +32,6 @@ from store.records import LookaheadError
 
 MEASURES = ("R@5", MRR, "cosine")
 OUTSIDE = ("R@5", MRR)
-_WIDTH = 100
 
 Shown = Callable[[Estimate, bool], str]  # (estimate, with a sign) → a cell
 
@@ -125,7 +132,7 @@ class Leaderboard:
         lines = [self._head(), "", *aligned(self._accuracy(_half), 1)]
         for grid in self._speeds():
             lines += ["", *aligned(grid, 2)]
-        foot = [part for line in self._foot() for part in textwrap.wrap(line, _WIDTH, subsequent_indent="  ")]
+        foot = [part for line in self._foot() for part in wrapped(line)]
         return "\n".join([*lines, "", *foot, f"command: {self.command}"])
 
     def markdown(self) -> str:
@@ -177,7 +184,6 @@ class Leaderboard:
         lines = [
             f"intervals: {100 * self.level:.0f} %, {self.resamples:,} bootstrap resamples of whole articles, seed "
             f"{self.seed}; the baseline is {' or '.join(compared)}, on the same queries",
-            "accuracy is that of the OpenVINO graphs, at the precision asked for",
         ]
         if self.outside:
             lines.append(f"out: out of domain, {self.outside}")

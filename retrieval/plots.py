@@ -165,28 +165,26 @@ def plot_leaderboard(
     figure, axes = _empty(title)
     name, level = baseline
     line = axes.axhline(level, color="#555555", linestyle="--", linewidth=1.2)
-    heights = sorted([level, *(height for _, height in points.values())])
-    room = max(heights[-1] - heights[0], 0.01)
-    taken: list[tuple[float, float]] = []
+    heights = [level, *(height for _, height in points.values())]
+    room = max(max(heights) - min(heights), 0.01)
     for place, (model, (wait, height)) in enumerate(sorted(points.items(), key=lambda point: point[1])):
         axes.plot([wait], [height], "o", color=_COLORS[place % len(_COLORS)], markersize=7)
-        # a name goes below its point where another's stands in its place
-        near = any(abs(math.log(wait / x)) < 0.8 and 0 <= height - y < 0.06 * room for x, y in taken)
-        above = not near
-        axes.annotate(
-            model,
-            (wait, height),
-            xytext=(0, 7 if above else -14),
-            textcoords="offset points",
-            ha="center",
-            fontsize=9,
-            parse_math=False,
+        crowded = any(  # by one above it
+            wait / 3 < other < 3 * wait and 0 < (above - height or wait - other) < 0.07 * room
+            for other, above in points.values()
         )
-        taken.append((wait, height))
+        label = axes.annotate(
+            model, (wait, height), (0, -16 if crowded else 7), textcoords="offset points", ha="center", fontsize=9
+        )
+        label.set_parse_math(False)
     waits = [wait for wait, _ in points.values()]
+    left, right = min(waits) / 2, max(waits) * 2
     axes.set_xscale("log")
-    axes.set_xlim(min(waits) / 2, max(waits) * 2)
-    axes.set_ylim(heights[0] - 0.15 * room, heights[-1] + 0.2 * room)
+    axes.set_xlim(left, right)
+    ticks = [base * 10.0**power for power in range(-4, 5) for base in (1, 2, 5) if left <= base * 10.0**power <= right]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.set_ylim(max(0.0, min(heights) - 0.15 * room), max(heights) + 0.15 * room)
     axes.set_xlabel(f"ms for a single query, median ({runtime})")
     axes.set_ylabel("R@5")
-    _save(figure, axes.legend([line], [f"{name}  (R@5 {level:.3f})"], loc="lower right"), path)
+    _save(figure, axes.legend([line], [f"{name}  (R@5 {level:.3f})"], loc="best"), path)

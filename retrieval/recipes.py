@@ -19,8 +19,8 @@ class Recipe:
     length; `checks` the validations of a whole run."""
 
     epochs: float = 2
-    windows: int = 1024
-    run: int = 128
+    windows: int = 2048
+    run: int = 64
     short: float = 0.15
     contrast: float = 1.0
     cosine: float = 0.0
@@ -28,17 +28,18 @@ class Recipe:
     temperature: float = 0.05
     smoothing: float = 0.0
     rate: float = 1e-3
-    decay: float = 1.0
-    ema: float = 0.0
+    decay: float = 3.0
+    ema: float = 0.98
     patience: int = 5
     checks: int = 12
     seed: int = 0
     precision: str = "f32"
+    watch: str = "MRR"  # or "cosine", for vectors that are to be decoded rather than searched with
 
 
 # what differs from the above; the large ones learn at a lower rate
 RECIPES: dict[str, dict[str, Any]] = {
-    "residual": {"rate": 3e-3},
+    "residual": {"rate": 6e-3, "epochs": 4},
     "lstm": {"rate": 5e-4},
     "lstm-1024": {"rate": 3e-4, "epochs": 1},
     "gru": {"rate": 5e-4},

@@ -25,7 +25,6 @@ from store.generations import write_atomically
 from store.records import LookaheadError
 
 CHECKPOINT = "checkpoint.safetensors"
-SCORE = "MRR"  # what early stopping looks at unless a task says otherwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +43,7 @@ class Schedule:
     patience: int = 0
     seed: int = 0
     precision: str = "f32"
+    score: str = "MRR"  # the figure that is made large: the best weights are kept, and patience counts by it
 
     def rate_at(self, step: int) -> float:
         """The learning rate of step 0 … steps - 1."""
@@ -65,7 +65,7 @@ class Task(Protocol):
         ...
 
     def validate(self, step: int) -> dict[str, float]:
-        """Figures on data not trained on; `SCORE` among them is what is made large."""
+        """Figures on data not trained on; the schedule's `score` is among them."""
         ...
 
     def trouble(self, figures: dict[str, float], progress: float) -> str | None:
@@ -147,10 +147,10 @@ def train(
                 line["rate"] = schedule.rate_at(state.step - 1)
                 state.losses.clear()
                 state.history.append(line)
-                if figures[SCORE] > state.best.get(SCORE, -math.inf):
+                if figures[schedule.score] > state.best.get(schedule.score, -math.inf):
                     state.best, state.best_step = figures, state.step
                     best = {name: value.detach().clone() for name, value in model.state_dict().items()}
-            shown.set_postfix(_shown(line), refresh=False)
+            shown.set_postfix(_shown(line, schedule.score), refresh=False)
             state.seconds = time.perf_counter() - started
             _write_log(log, state.history)
             trouble = task.trouble(figures, state.step / schedule.steps)
@@ -160,7 +160,7 @@ def train(
             _save(path, identity, state, model, optimizer, average, best)
             late = sum(line["step"] > state.best_step for line in state.history)
             if schedule.patience and late >= schedule.patience:
-                ended = f"no better {SCORE} in {late} validations"
+                ended = f"no better {schedule.score} in {late} validations"
                 break
     model.load_state_dict(best)
     model.eval()
@@ -216,8 +216,8 @@ def _precision(precision: str, on_gpu: bool) -> Iterator[None]:
         yield
 
 
-def _shown(line: dict[str, float]) -> dict[str, str]:
-    names = ["loss", *(name for name in ("R@5", SCORE) if name in line)]
+def _shown(line: dict[str, float], score: str) -> dict[str, str]:
+    names = ["loss", *(name for name in ("R@5", score) if name in line)]
     return {name: f"{line[name]:.3f}" for name in names}
 
 

@@ -1,4 +1,4 @@
-"""The published architectures and ours with fresh weights: are they of the published size, and how fast are they here?
+"""The published architectures and ours with fresh weights: whether their sizes are the published ones, and their speed.
 
 It does not know data or training; a fresh network computes as long as a trained one.
 """
@@ -25,7 +25,15 @@ from retrieval.benchmarks.predictors import (
     refuse_emulated,
     speed_of,
 )
-from retrieval.benchmarks.speed_tables import aligned, milliseconds, runtime_of, size_grid, speed_foot, speed_grid
+from retrieval.benchmarks.speed_tables import (
+    aligned,
+    milliseconds,
+    runtime_of,
+    size_grid,
+    speed_foot,
+    speed_grid,
+    wrapped,
+)
 from retrieval.models import WEIGHTS, ModelConfig, seal
 from retrieval.predictors import KINDS, build
 from retrieval.sequences import CONTEXT
@@ -65,7 +73,8 @@ class Limit:
 
     def __str__(self) -> str:
         verdict = "✓" if self.met else "missed"
-        return f"{self.kind}, {self.precision}, {self.what}: {milliseconds(self.value)} ms, at most {self.most:g} {verdict}"
+        told = f"{milliseconds(self.value)} ms, at most {self.most:g}"
+        return f"{self.kind}, {self.precision}, {self.what}: {told} {verdict}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +124,8 @@ class Architectures:
         lines += [*self._sizes(), *(str(one) for row in self.rows for one in self._limits(row))]
         for row in self.rows:
             lines += [f"{row.kind}, {name}: cosine to f32 at least {low:.5f}" for name, low in row.cosines.items()]
-        return "\n".join([*lines, "", *speed_foot(named), f"machine: {self.machine}", f"command: {self.command}"])
+        foot = [*speed_foot(named), f"machine: {self.machine}", f"command: {self.command}"]
+        return "\n".join([*lines, "", *(part for line in foot for part in wrapped(line))])
 
     def _limits(self, row: Architecture) -> list[Limit]:
         return row.limits() if self.dim == PUBLISHED_DIM else []
@@ -168,16 +178,19 @@ def write_fresh(folder: Path, kind: str, dim: int) -> int:
     import torch
 
     from retrieval.export import export
+    from retrieval.predictors.base import Anchored
     from retrieval.weights import write_weights
 
+    anchored = kind == "residual"
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = build(kind, dim, anchored=kind == "residual").eval()
+        model = build(kind, dim, anchored=anchored).eval()
+    if isinstance(model, Anchored):
+        torch.nn.init.ones_(model.gain)  # at 0, as training starts, nothing of the network would show in an answer
     parameters = sum(value.numel() for value in model.parameters())
     export(model, folder, dim)
     write_weights(folder / WEIGHTS, model, half=True)
     encoder = Fingerprint("random vectors", "none", dim, "none", False, True, "", "", 0)
-    anchored = kind == "residual"
     ModelConfig(kind, dim, CONTEXT, anchored, {}, encoder, {}, parameters, {}, seal(folder)).write(folder)
     return parameters
 

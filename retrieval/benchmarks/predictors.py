@@ -237,9 +237,8 @@ def _open(job: Job) -> tuple[Answers, str, int]:
     if job.runtime == TORCH:
         return _open_torch(folder)
     predictor = open_compiled(folder, job.precision)
-    compiled = predictor._request.get_compiled_model()
-    precision = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
-    return predictor.predict, precision, int(compiled.get_property("INFERENCE_NUM_THREADS"))
+    threads = predictor._request.get_compiled_model().get_property("INFERENCE_NUM_THREADS")
+    return predictor.predict, precision_of(predictor), int(threads)
 
 
 def open_compiled(folder: Path, precision: str | None) -> CompiledPredictor:
@@ -249,6 +248,12 @@ def open_compiled(folder: Path, precision: str | None) -> CompiledPredictor:
     if precision is None:
         return CompiledPredictor.open(folder)
     return CompiledPredictor.open(folder, precision=None if precision == "auto" else precision)
+
+
+def precision_of(predictor: CompiledPredictor) -> str:
+    """What OpenVINO says it computes in."""
+    hint = predictor._request.get_compiled_model().get_property("INFERENCE_PRECISION_HINT")
+    return str(hint.get_type_name())
 
 
 def _open_torch(folder: Path) -> tuple[Answers, str, int]:

@@ -5,6 +5,7 @@ It does not know how they were measured (`benchmarks.predictors` does).
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 from retrieval.benchmarks.predictors import OPENVINO, SINGLES, TORCH, WARM_UP, Speed
@@ -71,6 +72,11 @@ def aligned(grid: Grid, words: int) -> list[str]:
         ]
         lines.append("  ".join(cells).rstrip())
     return lines
+
+
+def wrapped(line: str) -> list[str]:
+    """A line of the foot of a table, for a terminal of 100 columns."""
+    return textwrap.wrap(line, 100, subsequent_indent="  ", break_long_words=False)
 
 
 def in_markdown(grid: Grid, words: int) -> list[str]:

@@ -15,7 +15,7 @@ from retrieval.sequences import CONTEXT
 class Residual(Predictor):
     """up(h + GELU(W h)) with h = Σ Vᵢ xᵢ + b, one Vᵢ (rank × D) for each place; starts small."""
 
-    def __init__(self, dim: int, rank: int = 256, dropout: float = 0.0) -> None:
+    def __init__(self, dim: int, rank: int = 256, dropout: float = 0.2) -> None:
         super().__init__(dim)
         self.down = nn.Linear(CONTEXT * dim, rank)  # the Vᵢ side by side; a missing chunk is zeros and adds nothing
         self.bend = nn.Linear(rank, rank)
