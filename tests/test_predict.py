@@ -282,7 +282,7 @@ def test_a_text_shorter_than_half_a_chunk_works_and_says_so(copying: LookAhead) 
     assert prediction.notes == (
         "the text has 3 words, less than half a chunk (10); the model was trained on whole ones",
     )
-    assert prediction.vector == pytest.approx(unit(["A stone bridge."])[0], abs=1e-6)
+    assert prediction.vector == pytest.approx(unit(["A stone bridge."])[0], abs=2e-3)
     assert len(prediction.passages) == 5
     assert copying.text("A stone bridge over it.").notes == ()
 
@@ -320,7 +320,7 @@ def test_fewer_come_back_only_where_fewer_exist(copying: LookAhead) -> None:
 def test_a_text_has_neither_title_nor_heading_before_it(tmp_path: Path) -> None:
     with Searcher.open(made(tmp_path, PAGES, Prefix.TITLE)) as searcher:
         look = opened(searcher, tmp_path / "shipped", COPY_LAST)
-        assert look.text(TEA[0]).vector == pytest.approx(unit([TEA[0]])[0], abs=1e-6)
+        assert look.text(TEA[0]).vector == pytest.approx(unit([TEA[0]])[0], abs=2e-3)
         assert after(look, "Tea", 1).vector == pytest.approx(unit([f"Tea. {TEA[0]}"])[0], abs=2e-3)
 
 
