@@ -40,6 +40,7 @@ check: $(READY)
 bench: $(READY)
 	$(PY) cli.py bench ingest ../shared/data/enwiki/AA
 	$(PY) cli.py bench search --collection wiki --questions ../shared/data/squad/squad-v2.0-dev-part1.json
+	$(PY) cli.py bench predictors --dim 768
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

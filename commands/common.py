@@ -21,6 +21,7 @@ SAMPLE_COLLECTION = "sample"
 collection_option = click.option(
     "--collection", "-c", "name", help="Which collection; may be left out when there is only one."
 )
+SEED = click.IntRange(0, 2**32 - 1)  # what numpy and torch both take
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON lines for another program.")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from commands.common import collection_option, existing_collection, json_option, print_json, typed
+from commands.common import SEED, collection_option, existing_collection, json_option, print_json, typed
 from commands.evaluate_next import data, next_chunk
 from store.records import LookaheadError
 
@@ -24,7 +24,7 @@ def evaluate() -> None:
 @click.option("--add-paragraphs", is_flag=True, help="Search a SQuAD file's own paragraphs among the collection.")
 @click.option("--limit", type=click.IntRange(1), help="Only so many questions, drawn with --seed.")
 @click.option("--fusion", type=click.Choice(["zsum", "rrf"]), default="zsum", help="How hybrid joins the lists.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the bootstrap and of --limit.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the bootstrap and of --limit.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for JSON, TREC runs and a plot.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 @json_option

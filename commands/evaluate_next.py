@@ -9,20 +9,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from commands.common import collection_option, existing_collection, json_option, print_json, typed
+from commands.common import SEED, collection_option, existing_collection, json_option, print_json, typed
 from store.records import LookaheadError
 
 if TYPE_CHECKING:
     from retrieval.baselines import Predicts
     from retrieval.evaluate_next import Outcome, Whole
-    from retrieval.models import Model
     from retrieval.next_report import NextReport
     from retrieval.search import Searcher
     from retrieval.sequences import Sequences, Windows
-    from store.generations import Collection
 
 _RUN_QUERIES = 2_000  # in a run file; all of a large split would be 100 MB a row
-_OUTSIDE_QUERIES = 20_000  # of another collection, every split of which is asked
 
 
 @click.command("next")
@@ -53,7 +50,7 @@ _OUTSIDE_QUERIES = 20_000  # of another collection, every split of which is aske
     "--context", "shortest", type=click.IntRange(1, 5), default=5, show_default=True, help="At least so many."
 )
 @click.option("--limit", type=click.IntRange(1), help="Only so many articles, drawn with --seed.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of every draw and of the bootstrap.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of every draw and of the bootstrap.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for JSON, TREC runs and plots.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 @json_option
@@ -87,10 +84,12 @@ def next_chunk(
     """
     import contextlib
 
-    from retrieval.baselines import Fitted, fitted
+    from retrieval.baselines import BASELINES, Fitted, fitted
     from retrieval.cards import write_metrics
-    from retrieval.evaluate_next import Bank, at_most, drawn, judge, published
+    from retrieval.evaluate_next import ORACLE, RANDOM, Bank, at_most, drawn, judge, published
+    from retrieval.models import ModelConfig, fitting_models, refuse_names
     from retrieval.next_report import NextReport
+    from retrieval.outside import QUERIES, outside_articles
     from retrieval.runtime import CompiledPredictor
     from retrieval.search import Searcher
     from retrieval.sequences import CONTEXT, Sequences, needed
@@ -109,7 +108,9 @@ def next_chunk(
             return published(sequences, called, shortest=shortest, seed=seed)
         if not len(windows):
             many = len(sequences.articles)
-            raise LookaheadError(f"{called}: none of {many:,} articles has {shortest + 1} chunks; raise --limit")
+            raise LookaheadError(
+                f"{called}: none of {many:,} articles has {shortest + 1} chunks" + ("; raise --limit" if limit else "")
+            )
         return sequences, windows
 
     def judged(searcher: Searcher, sequences: Sequences, windows: Windows, run_queries: int = 0) -> Outcome:
@@ -156,24 +157,18 @@ def next_chunk(
         strangers = []  # found fault with before anything is fitted
         for where in outside:
             other = stack.enter_context(Searcher.open(existing_collection(home, where)))
-            _refuse_unlike(searcher, collection.name, other, where)
-            known = {(row.page_id, row.title) for row in searcher.store.articles()}
-            rows = [row for row in other.store.articles() if (row.page_id, row.title) not in known]
-            if not rows:
-                raise LookaheadError(f"every article of {where} is in {collection.name} too; --ood names another")
-            theirs = at_most(Sequences(rows, other.vectors), _OUTSIDE_QUERIES, shortest=shortest, seed=seed)
-            both = len(other.store.articles()) - len(rows)
-            note = (f"{where}: {both:,} articles that {collection.name} has too were left out",) if both else ()
-            strangers.append((other, where, note, *asked(where, *theirs)))
-        there = _models(collection, searcher, names)
+            articles, note = outside_articles(searcher, collection.name, other, where)
+            some = at_most(articles, QUERIES, shortest=shortest, seed=seed)
+            strangers.append((other, where, note, *asked(where, *some)))
+        there = fitting_models(collection, searcher.fingerprint, names)
+        if not there:
+            click.echo(f"no model is for the encoder of {collection.name}: baselines only", err=True)
+        refuse_names(there, {*(BASELINES if baselines else ()), RANDOM, ORACLE})
         models: dict[str, Predicts] = {model.name: CompiledPredictor.open(model.folder).predict for model in there}
         found = Fitted({}, ())
         if baselines:
             choosing = of_split[Split.VALID] if split != "valid" else None
             found = fitted(of_split[Split.TRAIN], choosing, seed=seed, shortest=shortest, quiet=quiet)
-        twice = sorted(set(models) & set(found.predict))
-        if twice:
-            raise LookaheadError(f"a model has the name of a baseline: {', '.join(twice)}; rename its folder")
         outcome = judged(searcher, held, windows, _RUN_QUERIES if out is not None else 0)
         others = [
             report_of(judged(other, articles, their_windows), where, "every", articles, their_windows, note)
@@ -184,18 +179,19 @@ def next_chunk(
         print_json(report.as_json())
     else:
         click.echo(report.table())
-    if protocol == "all" and split == "test" and limit is None and shortest == CONTEXT:
-        for model in there:
-            if not model.shipped:
-                write_metrics(model.folder, model.name, model.config, report)
     if out is not None:
         _write(report, outcome, out, seed)
         click.echo(f"report.json, report.md, TREC runs, recall.png and ranks.png are in {out.absolute()}", err=True)
+    if baselines and protocol == "all" and split == "test" and limit is None and shortest == CONTEXT:
+        for model in there:
+            # a model that was trained again meanwhile is another one
+            if not model.shipped and ModelConfig.read(model.folder) == model.config:
+                write_metrics(model.folder, model.name, model.config, report)
 
 
 @click.command("data")
 @collection_option
-@click.option("--seed", type=int, default=0, show_default=True, help="Of every draw and of the bootstrap.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of every draw and of the bootstrap.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 @json_option
 @click.pass_obj
@@ -234,22 +230,6 @@ def data(home: Path, name: str | None, seed: int, quiet: bool, as_json: bool) ->
         )
 
 
-def _models(collection: Collection, searcher: Searcher, names: Sequence[str]) -> list[Model]:
-    """The models asked for, or all that fit: the collection's own before those that came with the program."""
-    from retrieval import models
-
-    if names:
-        return [models.find_model(collection, searcher.fingerprint, name) for name in dict.fromkeys(names)]
-    there = [
-        *models.models_in(models.models_folder(collection)),
-        *models.models_in(models.SHIPPED, shipped=True),
-    ]
-    fitting = [model for model in there if model.config.encoder == searcher.fingerprint]
-    if not fitting:
-        click.echo(f"no model is for the encoder of {collection.name}: baselines only", err=True)
-    return list({model.name: model for model in reversed(fitting)}.values())[::-1]
-
-
 def _whole(searcher: Searcher) -> Whole:
     import numpy as np
 
@@ -257,25 +237,6 @@ def _whole(searcher: Searcher) -> Whole:
 
     rows = searcher.generation.manifest.counts["chunks"]
     return Whole(searcher.vectors, np.arange(rows) if searcher.alive is None else searcher.alive.ids)
-
-
-def _refuse_unlike(one: Searcher, name: str, other: Searcher, called: str) -> None:
-    """Raises where two collections cannot be compared: another encoder, or chunks cut by other rules."""
-    from index.encoder import refuse_other_space
-
-    if name == called:
-        raise LookaheadError(f"{called} is the collection itself; --ood names another")
-    refuse_other_space(one.fingerprint, other.fingerprint, what=f"--ood {called}: collection {name}")
-    rules, theirs = (searcher.generation.manifest.facts["chunking"] for searcher in (one, other))
-    if rules != theirs:
-        raise LookaheadError(
-            f"{name} and {called} are chunked differently, and figures would not compare: {_listed(rules)} against "
-            f"{_listed(theirs)}; ingest one again with the rules of the other"
-        )
-
-
-def _listed(rules: dict[str, object]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in sorted(rules.items()))
 
 
 def _write(report: NextReport, outcome: Outcome, out: Path, seed: int) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from commands.common import collection_option, existing_collection, json_option, print_json, typed
+from commands.common import SEED, collection_option, existing_collection, json_option, print_json, typed
 from store.records import LookaheadError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     help="Of OpenVINO; auto leaves it the choice.  [default: as in predict-next]",
 )
 @click.option("--limit", type=click.IntRange(1), help="Accuracy of only so many articles, drawn with --seed.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of every draw and of the bootstrap.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of every draw and of the bootstrap.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for JSON, Markdown and a plot.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 @json_option
@@ -71,6 +71,7 @@ def leaderboard(
       lookahead leaderboard -c wiki --ood sample --json | jq ".standings[].name"
     """
     from index.progress import bar
+    from retrieval.baselines import COPY_LAST
     from retrieval.benchmarks.predictors import (
         FILES,
         Job,
@@ -80,8 +81,9 @@ def leaderboard(
         refuse_emulated,
         speed_of,
     )
-    from retrieval.leaderboard import Leaderboard, fitting_models
-    from retrieval.models import check_seals
+    from retrieval.evaluate_next import ORACLE, RANDOM
+    from retrieval.leaderboard import Leaderboard
+    from retrieval.models import check_seals, find_model, fitting_models, refuse_names
     from retrieval.search import Searcher
 
     quiet, runtimes = quiet or as_json, tuple(dict.fromkeys(runtimes))
@@ -90,6 +92,9 @@ def leaderboard(
     refuse_emulated(precision)
     with Searcher.open(collection) as searcher:
         models = fitting_models(collection, searcher.fingerprint, names)
+        if not models:
+            find_model(collection, searcher.fingerprint)  # which knows what to say then
+        refuse_names(models, (COPY_LAST, RANDOM, ORACLE))
         for model in models:
             check_seals(model.folder, model.config, [file for one in runtimes for file in FILES[one]])
         opened = {model.name: open_compiled(model.folder, precision) for model in models}
@@ -124,10 +129,10 @@ def _accuracy(
     quiet: bool,
 ) -> NextReport:
     """The evaluation of the models and of copy-last, and the same on another collection."""
-    from commands.evaluate_next import _OUTSIDE_QUERIES, _refuse_unlike
     from retrieval.baselines import COPY_LAST, copy_last
     from retrieval.evaluate_next import at_most, drawn, judge
     from retrieval.next_report import NextReport
+    from retrieval.outside import QUERIES, outside_articles
     from retrieval.search import Searcher
     from retrieval.sequences import CONTEXT, Sequences, needed
     from store.records import Split
@@ -164,16 +169,8 @@ def _accuracy(
     others = []
     if outside is not None:
         with Searcher.open(existing_collection(home, outside)) as other:
-            _refuse_unlike(searcher, called, other, outside)
-            known = {(row.page_id, row.title) for row in searcher.store.articles()}
-            there = other.store.articles()
-            rows = [row for row in there if (row.page_id, row.title) not in known]
-            if not rows:
-                raise LookaheadError(f"every article of {outside} is in {called} too; --ood names another")
-            both = len(there) - len(rows)
-            left_out = [f"{outside}: {both:,} articles that {called} has too were left out"] if both else []
-            theirs = at_most(some(Sequences(rows, other.vectors)), _OUTSIDE_QUERIES, seed=seed)
-            others.append(report_of(outside, "every", *theirs, left_out, ()))
+            articles, left_out = outside_articles(searcher, called, other, outside)
+            others.append(report_of(outside, "every", *at_most(some(articles), QUERIES, seed=seed), left_out, ()))
     return report_of(called, Split.TEST.value, held, held.windows(), [note], others)
 
 

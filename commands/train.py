@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from commands.common import collection_option, existing_collection, hush_at_exit, json_option, print_json, typed
+from commands.common import SEED, collection_option, existing_collection, hush_at_exit, json_option, print_json, typed
 from store.records import LookaheadError
 
 
@@ -45,7 +45,7 @@ def train() -> None:
 @click.option("--half", is_flag=True, help="Store weights in half precision.")
 @click.option("--precision", type=click.Choice(["auto", "f32", "bf16"]), default="auto", show_default=True)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True, help="Of weights, batches and dropout.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of weights, batches and dropout.")
 @click.option("--restart", is_flag=True, help="Begin again instead of going on from a checkpoint.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 @json_option

@@ -27,6 +27,7 @@ _BATCH = 4_096
 
 COPY_LAST, CONTEXT_MEAN, DECAYED_MEAN = "copy-last", "context mean", "decayed mean"
 MEAN_VECTOR, LEAST_SQUARES, RIDGE = "mean vector", "least-squares weights", "ridge"
+BASELINES = (COPY_LAST, CONTEXT_MEAN, DECAYED_MEAN, LEAST_SQUARES, RIDGE, MEAN_VECTOR)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from index.encoder import Fingerprint
-from retrieval import models as trained
 from retrieval.baselines import COPY_LAST
 from retrieval.benchmarks.predictors import Machine, Speed
 from retrieval.benchmarks.speed_tables import (
@@ -24,11 +22,9 @@ from retrieval.benchmarks.speed_tables import (
     wrapped,
 )
 from retrieval.evaluate_next import Bank, View
-from retrieval.models import Model, find_model, models_folder, models_in
+from retrieval.models import Model
 from retrieval.next_report import MRR, Against, NextReport, NextTable
 from retrieval.reports import Estimate, number
-from store.generations import Collection
-from store.records import LookaheadError
 
 MEASURES = ("R@5", MRR, "cosine")
 OUTSIDE = ("R@5", MRR)
@@ -190,23 +186,6 @@ class Leaderboard:
         if self._named():
             lines += [*speed_foot(self._named()), "efficiency: 1000 × R@5 / p50 in ms"]
         return [*lines, *self.notes, f"machine: {self.machine}"]
-
-
-def fitting_models(collection: Collection, encoder: Fingerprint, names: Sequence[str] = ()) -> list[Model]:
-    """The models of those names, or all for the encoder: the collection's own before those that came with the program.
-
-    Without any it raises.
-    """
-    if names:
-        found = [find_model(collection, encoder, name) for name in dict.fromkeys(names)]
-    else:
-        find_model(collection, encoder)  # which knows what to say when there is none
-        there = [*models_in(models_folder(collection)), *models_in(trained.SHIPPED, shipped=True)]
-        fitting = [model for model in there if model.config.encoder == encoder]
-        found = list({model.name: model for model in reversed(fitting)}.values())[::-1]
-    if any(model.name == COPY_LAST for model in found):
-        raise LookaheadError(f"a model has the name of a baseline: {COPY_LAST}; rename its folder")
-    return found
 
 
 def _table(report: NextReport) -> NextTable:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
+from collections.abc import Collection as Group
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -215,6 +216,25 @@ def find_model(
         + (f" (there are: {others})" if others else "")
         + f"; run: lookahead train predictor amn --collection {collection.name}"
     )
+
+
+def fitting_models(collection: Collection, encoder: Fingerprint, names: Sequence[str] = ()) -> list[Model]:
+    """The models of those names, or all for the encoder: the collection's own before those that came with the program,
+    of which one of the same name is left out. There may be none."""
+    if names:
+        return [find_model(collection, encoder, name) for name in dict.fromkeys(names)]
+    found: dict[str, Model] = {}
+    for model in [*models_in(models_folder(collection)), *models_in(SHIPPED, shipped=True)]:
+        if model.config.encoder == encoder:
+            found.setdefault(model.name, model)
+    return list(found.values())
+
+
+def refuse_names(models: Sequence[Model], taken: Group[str]) -> None:
+    """Raises where a model is called as another row of a table is."""
+    twice = [model.name for model in models if model.name in taken]
+    if twice:
+        raise LookaheadError(f"a model has the name of a baseline: {', '.join(twice)}; rename its folder")
 
 
 def _named(name: str, collection: Collection, encoder: Fingerprint, own: Path, shipped: Path) -> Model:

@@ -22,15 +22,18 @@ def making(models: Path, name: str, *, restart: bool = False) -> Iterator[Path]:
     It takes the model's place when the block ends without an error, and is kept for another try when it does not.
     """
     folder = models / f".making-{name}"
-    folder.mkdir(parents=True, exist_ok=True)
+    models.mkdir(parents=True, exist_ok=True)
     with (models / f".{name}.lock").open("a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise LookaheadError(f"model {name} is being trained by another process; wait, or use --name") from error
+        _put_back(models / name)
         if restart:
-            shutil.rmtree(folder)
-            folder.mkdir()
+            shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(exist_ok=True)
+        for litter in [*folder.glob("*.tmp"), *folder.glob(".*")]:  # what a killed maker was in the middle of writing
+            shutil.rmtree(litter) if litter.is_dir() else litter.unlink()
         try:
             yield folder
         except LookaheadError:
@@ -40,8 +43,19 @@ def making(models: Path, name: str, *, restart: bool = False) -> Iterator[Path]:
         _take_place(folder, models / name)
 
 
+def _put_back(place: Path) -> None:
+    """A maker that was killed between the two renames of `_take_place` has left no model at all."""
+    before = _before(place)
+    if before.exists() and not place.exists():
+        os.rename(before, place)
+
+
+def _before(place: Path) -> Path:
+    return place.with_name(f".before-{place.name}")
+
+
 def _take_place(made: Path, place: Path) -> None:
-    before = place.with_name(f".before-{place.name}")
+    before = _before(place)
     shutil.rmtree(before, ignore_errors=True)
     if place.exists():
         os.rename(place, before)

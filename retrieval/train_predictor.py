@@ -18,12 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from index.encoder import Fingerprint
 from index.fast import precisions
 from retrieval.batches import Batches, Run
 from retrieval.cards import write_card
 from retrieval.export import export
 from retrieval.losses import Cosine, InfoNCE, Judged, Loss, MeanSquared, Mixture
-from retrieval.models import CURVES, LOG, WEIGHTS, ModelConfig, seal
+from retrieval.models import CURVES, LOG, WEIGHTS, ModelConfig, check_seals, seal
 from retrieval.plots import plot_training
 from retrieval.predictors import build
 from retrieval.predictors.base import Predictor
@@ -38,8 +39,9 @@ from store.records import LookaheadError, Split
 WATCHED = 4000  # validation windows; enough for ± .01 in R@5
 BANK = 40_000  # chunks they are looked for among, at most: a small bank flatters, and prefers other models
 SAME_COSINE = 0.005  # to the mean vector's, with predictions that hardly differ: collapsed
+# a spread is 1 − length of the mean; predictions are held against the targets' (MiniLM: about .5, others: .1)
+HARDLY, LEAST_SPREAD = 0.4, 0.04
 _AT_ONCE = 512
-LEAST_SPREAD = 0.02  # 1 − length of the mean prediction; real targets have about .5
 
 
 def loss_of(recipe: Recipe) -> Loss:
@@ -80,8 +82,9 @@ class PredictorTask:
         mask = torch.from_numpy(batch.mask).to(self._device)
         target = torch.from_numpy(batch.target).to(self._device)
         predicted = self.model(bank[places], mask)
+        own = _own(places, mask, len(bank))
         with torch.autocast(self._device.type, enabled=False):  # near-ties among thousands of scores need all digits
-            return self._loss(predicted.float(), Judged(bank, target, _own(places, mask, len(bank))))
+            return self._loss(predicted.float(), Judged(bank, target, own))
 
     def validate(self, step: int) -> dict[str, float]:
         return self._watched.figures(self.model)
@@ -91,8 +94,8 @@ class PredictorTask:
 
 
 class Watched:
-    """About `windows` windows of whole validation articles, looked for among all chunks of that split with their own
-    context masked: MRR, R@k and cosine."""
+    """About `windows` windows of whole validation articles, looked for among the chunks of that split (of `BANK` at
+    most, as whole articles) with their own context masked: MRR, R@k and cosine."""
 
     def __init__(self, sequences: Sequences, device: torch.device, *, windows: int = WATCHED, seed: int = 0) -> None:
         order = np.random.default_rng(seed).permutation(len(sequences.articles))
@@ -117,6 +120,7 @@ class Watched:
         truths = self._bank[self._target]
         mean = torch.nn.functional.normalize(truths.mean(dim=0), dim=0)
         self.mean_cosine = float((truths @ mean).mean())
+        self.spread = float(1 - truths.mean(dim=0).norm())
 
     def figures(self, model: Predictor) -> dict[str, float]:
         """Of the model in its present state."""
@@ -136,18 +140,21 @@ class Watched:
         }
 
     def _ranks(self, predicted: Tensor, at: int) -> Tensor:
-        """Ties count as ahead, or a constant prediction would look perfect."""
+        """Ties count as ahead, or a constant prediction would look perfect; so does all where a score is no number."""
         scores = predicted @ self._bank.T
         target = self._target[at : at + len(predicted)]
         own = scores.gather(1, target[:, None])
         scores.scatter_(1, self._own[at : at + len(predicted)], -2.0)
-        return (scores >= own).sum(dim=1).clamp(min=1)
+        return (~(scores < own)).sum(dim=1)  # the target itself among them
 
     def collapse(self, figures: dict[str, float]) -> str | None:
         """Says so when predictions hardly depend on the context. The mean vector's cosine alone proves nothing: a
-        model trained to rank passes through it on its way; so the predictions must hardly differ as well."""
-        near = abs(figures["cosine"] - self.mean_cosine) <= SAME_COSINE and figures["spread"] < 10 * LEAST_SPREAD
-        if not near and figures["spread"] >= LEAST_SPREAD:
+        model trained to rank passes through it on its way; so the predictions must hardly differ as well. A few
+        targets that hardly differ themselves prove nothing either."""
+        if self.spread < 1e-3:
+            return None
+        near = abs(figures["cosine"] - self.mean_cosine) <= SAME_COSINE and figures["spread"] < HARDLY * self.spread
+        if not near and figures["spread"] >= LEAST_SPREAD * self.spread:
             return None
         return (
             f"the predictions have collapsed: their cosine to the truth is {figures['cosine']:.3f}, the mean vector's "
@@ -200,7 +207,7 @@ def train_predictor(
         torch.manual_seed(recipe.seed)
         model = build(kind, sequences.dim, anchored=anchored, options=options)
     if start is not None:
-        load_weights(start / WEIGHTS, model)
+        _begin_with(start, model, kind, searcher.fingerprint)
     model.to(where)
     watched = Watched(valid, where)
     batches = Batches(sequences, windows=recipe.windows, run=recipe.run, short=recipe.short, seed=recipe.seed)
@@ -267,6 +274,17 @@ def train_predictor(
     config.write(folder)
     forget(folder)
     return Trained(config, outcome, watched.copy_last, seconds, peak_bytes())
+
+
+def _begin_with(start: Path, model: Predictor, kind: str, encoder: Fingerprint) -> None:
+    """Loads the weights of a model folder; those of another kind or for another encoder are refused with both named."""
+    config = ModelConfig.read(start)
+    if config.kind != kind:
+        raise LookaheadError(f"{start} holds a predictor {config.kind}, not {kind}; take another --from")
+    if config.encoder != encoder:
+        raise LookaheadError(f"{start} is for {config.encoder}, the collection's vectors are from {encoder}")
+    check_seals(start, config, (WEIGHTS,))
+    load_weights(start / WEIGHTS, model)
 
 
 _IDENTITY = ("kind", "dim", "context", "anchored", "options", "encoder", "chunking", "parameters")

@@ -121,6 +121,11 @@ def train(
         shown.update(0)
         shown.n = state.step
         while state.step < schedule.steps:
+            # asked before a step, not after a validation: a run killed right after its last one must end there too
+            late = sum(line["step"] > state.best_step for line in state.history)
+            if schedule.patience and late >= schedule.patience:
+                ended = f"no better {schedule.score} in {late} validations"
+                break
             model.train()
             # dropout's randomness is of the step, not of the run, so that a resumed run draws the same
             torch.manual_seed(schedule.seed * 1_000_003 + state.step)
@@ -137,6 +142,7 @@ def train(
             state.step += 1
             shown.update(1)
             if not math.isfinite(state.losses[-1]):
+                path.unlink(missing_ok=True)  # going on from it would end here again
                 raise LookaheadError(f"the loss is {state.losses[-1]} at step {state.step}; try a lower --rate")
             if state.step % schedule.every and state.step < schedule.steps:
                 continue
@@ -158,10 +164,6 @@ def train(
                 path.unlink(missing_ok=True)
                 raise LookaheadError(f"stopped at step {state.step}: {trouble}")
             _save(path, identity, state, model, optimizer, average, best)
-            late = sum(line["step"] > state.best_step for line in state.history)
-            if schedule.patience and late >= schedule.patience:
-                ended = f"no better {schedule.score} in {late} validations"
-                break
     model.load_state_dict(best)
     model.eval()
     return Outcome(state.best, state.best_step, state.history, state.seconds, state.step, ended)

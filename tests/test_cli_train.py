@@ -80,7 +80,8 @@ def test_from_training_to_a_prediction(home: Path) -> None:
 def test_a_partial_evaluation_leaves_the_card_alone(home: Path) -> None:
     assert train(home, "residual", "-c", "tales", *QUICK).exit_code == 0
     folder = home / "collections" / "tales" / "models" / "residual"
-    for partial in (("--split", "valid"), ("--limit", "2"), ("--context", "2"), ("--bank", "article")):
+    less = (("--split", "valid"), ("--limit", "2"), ("--context", "2"), ("--bank", "article"), ("--no-baselines",))
+    for partial in less:
         assert run(home, "evaluate", "next", "-c", "tales", "--quiet", *partial).exit_code == 0
         assert not (folder / METRICS).exists()
 
@@ -110,7 +111,18 @@ def test_training_begins_with_another_models_weights(home: Path) -> None:
     assert more.exit_code == 0, more.stderr
     other = train(home, "amn", "-c", "tales", *QUICK, "--from", "residual")
     assert other.exit_code == 2
-    assert "is not of a Anchored of this size" in other.stderr
+    assert "residual holds a predictor residual, not amn" in other.stderr
+    plain = train(home, "residual", "-c", "tales", *QUICK, "--from", "residual", "--plain", "--name", "plain")
+    assert plain.exit_code == 2
+    assert "is not of a Residual of this size" in plain.stderr
+
+
+@pytest.mark.parametrize("seed", ["-1", str(2**32)])
+def test_a_seed_that_numpy_or_torch_would_not_take_is_a_usage_error(home: Path, seed: str) -> None:
+    for command in (("train", "predictor", "amn"), ("evaluate", "next"), ("evaluate", "data"), ("leaderboard",)):
+        result = run(home, *command, "-c", "tales", "--seed", seed)
+        assert result.exit_code == 2
+        assert "Invalid value for '--seed'" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -122,7 +134,7 @@ def test_training_begins_with_another_models_weights(home: Path) -> None:
         (("amn", "-c", "tales", "--contrast", "0"), "nothing to train for"),
         (("amn", "-c", "tales", "--name", "../up"), "is not a name for a model"),
         (("amn", "-c", "tales", "--device", "cuda"), "there is no GPU here"),
-        (("amn", "-c", "tales", "--from", "nobody"), "cannot read"),
+        (("amn", "-c", "tales", "--from", "nobody"), "there is no model in"),
         (("amn", "-c", "tales", "--rate", "1e30", *QUICK), "error: "),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),

@@ -474,6 +474,32 @@ def test_models_are_compared_with_the_best_baseline(
     assert one_code == 0
 
 
+@pytest.mark.parametrize("name", ["ridge", "oracle"])
+def test_a_model_called_as_another_row_is_one_line(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(models, "SHIPPED", tmp_path)
+    write_model(tmp_path / name)
+    code, out, err = run_cli(home, "next", "-c", "wiki", "--quiet")
+    assert (code, out) == (2, "")
+    assert err.splitlines() == [f"error: a model has the name of a baseline: {name}; rename its folder"]
+
+
+def test_an_article_of_the_same_title_is_not_out_of_domain_whatever_its_page_id(home: Path, tmp_path: Path) -> None:
+    shutil.copytree(home, tmp_path / "home")
+    text = " ".join(f"Sentence number {i} of this one stands alone." for i in range(24))
+    rows = [{"page_id": 900 + page, "title": f"Page {page}", "text": text} for page in (7, 8, 77)]
+    file = tmp_path / "renumbered.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    choices = Choices(encoder="hashing", workers=1, quiet=True, words=20)
+    ingest(Collection(tmp_path / "home" / "collections" / "again"), [open_source(file, "jsonl")], choices)
+    code, out, err = run_cli(tmp_path / "home", "next", "-c", "wiki", "--ood", "again", "--json")
+    assert code == 0, err
+    (report,) = json.loads(out)["outside"]
+    assert report["articles"] == 1
+    assert report["notes"] == ["again: 2 articles that wiki has too were left out"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

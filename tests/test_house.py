@@ -41,7 +41,10 @@ HOMES = {
     "torch": (
         "index/conversion.py",
         "retrieval/export.py",
+        "retrieval/losses.py",
+        "retrieval/train_predictor.py",
         "retrieval/training.py",
+        "retrieval/weights.py",
         "retrieval/predictors/",
         "retrieval/benchmarks/predictors.py",
         "retrieval/benchmarks/architectures.py",

@@ -274,6 +274,14 @@ def run(home: Path) -> Runs:
     return command
 
 
+Measures = dict[str, dict[str, float]]
+
+
+def alike(one: Measures, other: Measures) -> bool:
+    """The same to three digits: where the processor has bfloat16, a graph that copies its input rounds it."""
+    return one.keys() == other.keys() and all(one[name] == pytest.approx(other[name], abs=1e-3) for name in one)
+
+
 def test_accuracy_is_what_the_evaluator_says(run: Runs, shipped: Path) -> None:
     code, out, err = run("leaderboard", "-c", "wiki", "--ood", "other", "--json")
     assert code == 0, err
@@ -291,7 +299,7 @@ def test_accuracy_is_what_the_evaluator_says(run: Runs, shipped: Path) -> None:
     for name, one in found.items():
         assert one["measures"] == rows(report)[name]
         assert one["outside"] == rows(report["outside"][0])[name]
-    assert found["same"]["measures"] == found["copy-last"]["measures"]
+    assert alike(found["same"]["measures"], found["copy-last"]["measures"])
     assert (board["queries"], board["articles"]) == (report["queries"], report["articles"])
 
 
@@ -324,7 +332,7 @@ def test_tables_fit_a_terminal_and_everything_is_written(run: Runs, shipped: Pat
     assert ["parameters", "disk", "MB", "memory", "MB", "load", "ms", "threads"] in heads
     for name in ("sum", "same"):
         assert table.count(f"\n{name} ") == 1 + 2 + 2
-    assert "accuracy is that of the OpenVINO graphs in f32" in table
+    assert "accuracy is that of the OpenVINO graphs in " in table
     assert "out: out of domain, other: " in table
     assert {path.name for path in out.iterdir()} == {"leaderboard.json", "leaderboard.md", "leaderboard.png"}
     assert (out / "leaderboard.png").read_bytes().startswith(b"\x89PNG")
@@ -358,7 +366,7 @@ def test_a_model_of_the_collection_comes_before_a_shipped_one_of_its_name(
     assert code == 0, err
     found = {one["name"]: one for one in json.loads(out)["standings"]}
     assert (found["sum"]["shipped"], found["same"]["shipped"]) == (False, True)
-    assert found["sum"]["measures"] == found["copy-last"]["measures"]
+    assert alike(found["sum"]["measures"], found["copy-last"]["measures"])
 
 
 def other_encoder(folder: Path) -> None:

@@ -71,6 +71,14 @@ def test_smoothing_gives_twins_their_share_of_the_target() -> None:
     assert InfoNCE(1.0, 0.3)(towards, judged(bank, [2])).item() == pytest.approx(math.log(2 * math.e + 3) - 1)
 
 
+def test_smoothing_says_how_much_of_the_target_a_twin_gets() -> None:
+    near = torch.tensor([[0.0, 0.0, 0.99, math.sqrt(1 - 0.99**2)]])  # to the third axis
+    bank = torch.cat([AXES[:3], near])
+    total = math.log(2 + math.e + math.exp(0.99))  # of the logits 0 0 1 .99
+    loss = InfoNCE(1.0, 0.3)(AXES[[2]], judged(bank, [2]))
+    assert loss.item() == pytest.approx(0.7 * (total - 1) + 0.3 * (total - 0.99), abs=1e-6)
+
+
 def test_smoothing_without_twins_is_plain_infonce() -> None:
     towards = functional.normalize(torch.tensor([[1.0, 2.0, 0.5, 0.0]]), dim=1)
     torch.testing.assert_close(InfoNCE(0.1, 0.3)(towards, judged(AXES, [1])), InfoNCE(0.1)(towards, judged(AXES, [1])))

@@ -24,8 +24,10 @@ from retrieval.models import (
     check_name,
     check_seals,
     find_model,
+    fitting_models,
     models_folder,
     models_in,
+    refuse_names,
     seal,
 )
 from store.generations import Collection, DamageWarning
@@ -172,6 +174,25 @@ def test_a_collection_without_a_fitting_model_takes_the_best_shipped_one(collect
     found = find_model(collection, OURS, shipped=shipped)
     assert (found.name, found.shipped) == ("residual", True)
     assert find_model(collection, OURS, "amn", shipped).shipped  # its own of that name is for another encoder
+
+
+def test_all_models_that_fit_are_the_collections_own_before_the_shipped_ones(
+    collection: Collection, shipped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "SHIPPED", shipped)
+    assert fitting_models(collection, OURS) == []
+    write_model(models_folder(collection) / "gru", trained=valid(0.2))
+    write_model(models_folder(collection) / "lstm", encoder=THEIRS)
+    write_model(shipped / "gru", trained=valid(0.9))
+    write_model(shipped / "residual", trained=valid(0.8))
+    found = fitting_models(collection, OURS)
+    assert [(model.name, model.shipped) for model in found] == [("gru", False), ("residual", True)]
+    assert [model.name for model in fitting_models(collection, OURS, ["residual", "residual"])] == ["residual"]
+    with pytest.raises(LookaheadError, match="model lstm is for another"):
+        fitting_models(collection, OURS, ["lstm"])
+    refuse_names(found, {"copy-last"})
+    with pytest.raises(LookaheadError, match="a model has the name of a baseline: gru; rename its folder"):
+        refuse_names(found, {"copy-last", "gru"})
 
 
 def test_a_model_for_another_encoder_is_refused_with_both_named(collection: Collection, shipped: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +24,7 @@ from retrieval.runtime import CompiledPredictor
 from retrieval.search import Searcher
 from retrieval.sequences import Sequences
 from retrieval.staging import making
-from retrieval.train_predictor import Trained, Watched, loss_of, some_articles, train_predictor
+from retrieval.train_predictor import Trained, Watched, _begin_with, loss_of, some_articles, train_predictor
 from retrieval.training import CHECKPOINT
 from retrieval.weights import load_weights
 from store.generations import Collection
@@ -125,6 +127,22 @@ def test_a_checkpoint_of_another_class_is_refused_by_name(made: tuple[Path, Trai
         load_weights(made[0] / WEIGHTS, build("amn", 128, anchored=False))
 
 
+def test_training_does_not_begin_with_weights_for_other_vectors(
+    searcher: Searcher, made: tuple[Path, Trained], tmp_path: Path
+) -> None:
+    shutil.copytree(made[0], tmp_path / "other")
+    config = ModelConfig.read(made[0])
+    replace(config, encoder=replace(config.encoder, model="another")).write(tmp_path / "other")
+    model = build("residual", 128, anchored=True, options={"rank": 8})
+    with pytest.raises(LookaheadError, match=r"is for another.*, the collection's vectors are from "):
+        _begin_with(tmp_path / "other", model, "residual", searcher.fingerprint)
+    config.write(tmp_path / "other")
+    _begin_with(tmp_path / "other", model, "residual", searcher.fingerprint)
+    (tmp_path / "other" / WEIGHTS).write_bytes(b"x")
+    with pytest.raises(LookaheadError, match="is damaged"):
+        _begin_with(tmp_path / "other", model, "residual", searcher.fingerprint)
+
+
 def test_it_gets_better_than_copying_the_last_chunk(made: tuple[Path, Trained]) -> None:
     _, result = made
     assert result.outcome.best["MRR"] > result.copy_last["MRR"]
@@ -211,6 +229,24 @@ def test_a_constant_prediction_has_collapsed_and_says_so(valid: Sequences) -> No
         assert said is not None
         assert "collapsed" in said
         assert f"the mean vector's is {watched.mean_cosine:.3f}" in said
+
+
+def test_a_prediction_that_is_no_number_comes_last(valid: Sequences) -> None:
+    figures = Watched(valid, torch.device("cpu")).figures(Constant(torch.full((128,), torch.nan)))
+    assert figures["R@20"] == 0
+    assert figures["MRR"] == pytest.approx(1 / len(valid.ids()) if len(valid.ids()) <= 50 else 0)
+
+
+def test_targets_that_hardly_differ_do_not_prove_a_collapse(valid: Sequences) -> None:
+    watched = Watched(valid, torch.device("cpu"))
+    told = {**watched.copy_last, "cosine": watched.mean_cosine, "spread": 0.03}
+    assert watched.collapse(told) is not None
+    watched.spread = 0.06  # an encoder whose vectors all point nearly the same way
+    assert watched.collapse(told) is None
+    first = valid.only([0])
+    one = Watched(Sequences([replace(first.articles[0], chunk_count=6)], valid._vectors), torch.device("cpu"))
+    assert one.windows == 1
+    assert one.collapse(one.copy_last) is None
 
 
 def test_copying_the_last_chunk_is_no_collapse_even_with_the_mean_vectors_cosine(valid: Sequences) -> None:
@@ -303,6 +339,39 @@ def test_restart_forgets_what_was_half_made(tmp_path: Path) -> None:
         raise KeyboardInterrupt
     with making(tmp_path, "amn", restart=True) as folder:
         assert not (folder / "half").exists()
+
+
+def test_a_model_whose_successor_was_killed_between_two_renames_is_there_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "amn").mkdir()
+    (tmp_path / "amn" / "old").touch()
+    rename = os.rename
+
+    def killed(source: Path, place: Path) -> None:
+        if source.name.startswith(".making"):
+            raise KeyboardInterrupt
+        rename(source, place)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", killed)
+        with pytest.raises(KeyboardInterrupt), making(tmp_path, "amn") as folder:
+            (folder / "new").touch()
+    assert not (tmp_path / "amn").exists()
+    with making(tmp_path, "amn"):
+        assert (tmp_path / "amn" / "old").exists()
+    assert [path.name for path in (tmp_path / "amn").iterdir()] == ["new"]
+
+
+def test_what_was_being_written_when_a_maker_was_killed_is_not_published(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), making(tmp_path, "amn") as folder:  # noqa: PT012
+        for name in (CHECKPOINT, f"{CHECKPOINT}.123.tmp"):
+            (folder / name).touch()
+        (folder / ".export-1").mkdir()
+        (folder / ".export-1" / GRAPH).touch()
+        raise KeyboardInterrupt
+    with making(tmp_path, "amn") as folder:
+        assert [path.name for path in folder.iterdir()] == [CHECKPOINT]
 
 
 def test_a_second_maker_of_the_same_model_is_refused(tmp_path: Path) -> None:

@@ -108,6 +108,15 @@ def test_patience_ends_a_run_that_gets_no_better(tmp_path: Path) -> None:
     assert outcome.ended == "no better MRR in 2 validations"
 
 
+def test_a_run_killed_after_its_patience_ended_has_ended(tmp_path: Path) -> None:
+    schedule = Schedule(steps=60, every=10, rate=0.05, patience=2)
+    first = run(Fitting(scores=[1.0, 3.0, 2.0, 2.5, 9.0, 9.0]), tmp_path, schedule)  # nobody took the checkpoint away
+    again = Fitting(scores=[9.0, 9.0])
+    outcome = run(again, tmp_path, schedule)
+    assert again.steps == []
+    assert (outcome.best, outcome.steps, outcome.ended) == (first.best, first.steps, first.ended)
+
+
 def test_trouble_stops_a_run_with_its_reason_and_leaves_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(LookaheadError, match="stopped at step 20: all is lost"):
         run(Fitting(scores=[1.0, -99.0]), tmp_path, SCHEDULE)
@@ -120,6 +129,16 @@ def test_a_loss_that_is_no_number_stops_a_run(tmp_path: Path) -> None:
         task.model.map.bias.fill_(math.inf)
     with pytest.raises(LookaheadError, match=r"the loss is .* at step 1; try a lower --rate"):
         run(task, tmp_path, SCHEDULE)
+
+
+def test_a_loss_that_is_no_number_leaves_no_checkpoint_to_go_on_from(tmp_path: Path) -> None:
+    class Falling(Fitting):
+        def loss(self, step: int) -> Tensor:
+            return super().loss(step) * (math.nan if step == 15 else 1)
+
+    with pytest.raises(LookaheadError, match="the loss is nan at step 16"):
+        run(Falling(), tmp_path, SCHEDULE)
+    assert not (tmp_path / CHECKPOINT).exists()
 
 
 def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
