@@ -87,7 +87,7 @@ def next_chunk(
     from retrieval.baselines import BASELINES, Fitted, fitted
     from retrieval.cards import write_metrics
     from retrieval.evaluate_next import ORACLE, RANDOM, Bank, at_most, drawn, judge, published
-    from retrieval.models import ModelConfig, fitting_models, refuse_names
+    from retrieval.models import ModelConfig, fitting_models, refuse_names, trained_on
     from retrieval.next_report import NextReport
     from retrieval.outside import QUERIES, outside_articles
     from retrieval.runtime import CompiledPredictor
@@ -164,7 +164,8 @@ def next_chunk(
         if not there:
             click.echo(f"no model is for the encoder of {collection.name}: baselines only", err=True)
         refuse_names(there, {*(BASELINES if baselines else ()), RANDOM, ORACLE})
-        models: dict[str, Predicts] = {model.name: CompiledPredictor.open(model.folder).predict for model in there}
+        compiled = {model.name: CompiledPredictor.open(model.folder) for model in there}
+        models: dict[str, Predicts] = {name: predictor.predict for name, predictor in compiled.items()}
         found = Fitted({}, ())
         if baselines:
             choosing = of_split[Split.VALID] if split != "valid" else None
@@ -174,7 +175,12 @@ def next_chunk(
             report_of(judged(other, articles, their_windows), where, "every", articles, their_windows, note)
             for other, where, note, articles, their_windows in strangers
         ]
-    report = report_of(outcome, collection.name, split, held, windows, found.said, others)
+    computed = sorted({predictor.precision for predictor in compiled.values()})
+    notes = [*found.said, *(f"models were computed in {one} by OpenVINO" for one in computed)]
+    foreign = [f"{model.name} ({trained_on(model)})" for model in there if trained_on(model) != collection.name]
+    if foreign:
+        notes.append(f"trained on another collection, of which articles may be among these: {', '.join(foreign)}")
+    report = report_of(outcome, collection.name, split, held, windows, notes, others)
     if as_json:
         print_json(report.as_json())
     else:

@@ -77,7 +77,6 @@ def leaderboard(
         Job,
         Machine,
         open_compiled,
-        precision_of,
         refuse_emulated,
         speed_of,
     )
@@ -98,7 +97,7 @@ def leaderboard(
         for model in models:
             check_seals(model.folder, model.config, [file for one in runtimes for file in FILES[one]])
         opened = {model.name: open_compiled(model.folder, precision) for model in models}
-        note = f"accuracy is that of the OpenVINO graphs in {precision_of(opened[models[0].name])}"
+        note = f"accuracy is that of the OpenVINO graphs in {opened[models[0].name].precision}"
         predicts = {called: predictor.predict for called, predictor in opened.items()}
         report = _accuracy(home, collection.name, searcher, predicts, note, outside, limit, seed, quiet)
     speeds: dict[str, list[Speed]] = {model.name: [] for model in models}

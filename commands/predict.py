@@ -85,7 +85,7 @@ def predict_next(
         if as_json:
             _print_json(look, prediction)
         else:
-            _show(look, prediction, k)
+            show(look, prediction, k)
 
 
 def _the_one_way(
@@ -122,7 +122,8 @@ def _read(path: Path) -> str:
         raise LookaheadError(f"{where} is not UTF-8 text (byte {error.start})") from error
 
 
-def _show(look: LookAhead, prediction: Prediction, k: int) -> None:
+def show(look: LookAhead, prediction: Prediction, k: int) -> None:
+    """A prediction for a person; `k` is how many passages were asked for."""
     width = min(110, shutil.get_terminal_size().columns)
     for note in prediction.notes:
         click.secho(f"note: {note}", err=True, fg="yellow")

@@ -164,6 +164,11 @@ class Model:
     shipped: bool
 
 
+def trained_on(model: Model) -> str:
+    """The name of the collection a model was trained on, or "?"."""
+    return str(model.config.trained.get("data", {}).get("collection", "?"))
+
+
 def models_folder(collection: Collection) -> Path:
     """Where a collection's own models are; generations come and go beside them."""
     return collection.path / "models"

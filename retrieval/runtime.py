@@ -29,6 +29,8 @@ class CompiledPredictor:
 
     def __init__(self, compiled: Any, dim: int) -> None:
         self.dim = dim
+        self.precision = str(compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name())  # what it computes in
+        self.threads = int(compiled.get_property("INFERENCE_NUM_THREADS"))
         self._request = compiled.create_infer_request()
         self._one_at_a_time = Lock()  # a request of its own for each call would double the wait of a small model
 

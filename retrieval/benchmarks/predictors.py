@@ -237,8 +237,7 @@ def _open(job: Job) -> tuple[Answers, str, int]:
     if job.runtime == TORCH:
         return _open_torch(folder)
     predictor = open_compiled(folder, job.precision)
-    threads = predictor._request.get_compiled_model().get_property("INFERENCE_NUM_THREADS")
-    return predictor.predict, precision_of(predictor), int(threads)
+    return predictor.predict, predictor.precision, predictor.threads
 
 
 def open_compiled(folder: Path, precision: str | None) -> CompiledPredictor:
@@ -248,12 +247,6 @@ def open_compiled(folder: Path, precision: str | None) -> CompiledPredictor:
     if precision is None:
         return CompiledPredictor.open(folder)
     return CompiledPredictor.open(folder, precision=None if precision == "auto" else precision)
-
-
-def precision_of(predictor: CompiledPredictor) -> str:
-    """What OpenVINO says it computes in."""
-    hint = predictor._request.get_compiled_model().get_property("INFERENCE_PRECISION_HINT")
-    return str(hint.get_type_name())
 
 
 def _open_torch(folder: Path) -> tuple[Answers, str, int]:
