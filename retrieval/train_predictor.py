@@ -41,7 +41,7 @@ BANK = 40_000  # chunks they are looked for among, at most: a small bank flatter
 SAME_COSINE = 0.005  # to the mean vector's, with predictions that hardly differ: collapsed
 # a spread is 1 − length of the mean; predictions are held against the targets' (MiniLM: about .5, others: .1)
 HARDLY, LEAST_SPREAD = 0.4, 0.04
-_AT_ONCE = 512
+_AT_ONCE = 128
 
 
 def loss_of(recipe: Recipe) -> Loss:
