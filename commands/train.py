@@ -125,9 +125,9 @@ def predictor(
         "checks": checks,
         "watch": watch,
         "seed": seed,
-        "precision": precision_for(where) if precision == "auto" else precision,
+        "precision": None if precision == "auto" else precision,
     }
-    recipe = recipe_for(kind, changes)
+    recipe = recipe_for(kind, changes, native=precision_for(where))
     models = models_folder(collection)
     as_name = check_name(as_name or kind)
     with Searcher.open(collection) as searcher, making(models, as_name, restart=restart) as folder:

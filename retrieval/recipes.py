@@ -39,7 +39,8 @@ class Recipe:
 
 # what differs from the above; the large ones learn at a lower rate, and with 2,048 windows would take 4 to 11 GB
 RECIPES: dict[str, dict[str, Any]] = {
-    "amn": {"windows": 1024},
+    # bfloat16 is no faster for one so small, and its kernels for ever new shapes took .5 GB
+    "amn": {"windows": 1024, "precision": "f32"},
     "residual": {"rate": 6e-3, "epochs": 4},
     "lstm": {"rate": 5e-4},
     "lstm-1024": {"rate": 3e-4, "epochs": 1, "windows": 1024},
@@ -50,13 +51,16 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 
 
-def recipe_for(kind: str, changes: Mapping[str, Any]) -> Recipe:
-    """The recipe of a predictor with some of its fields changed; None leaves a field as it is."""
+def recipe_for(kind: str, changes: Mapping[str, Any], *, native: str = "f32") -> Recipe:
+    """The recipe of a predictor with some of its fields changed; None leaves a field as it is.
+
+    `native` is the machine's precision, taken unless the predictor has one of its own.
+    """
     known = {field.name for field in fields(Recipe)}
     given = {name: value for name, value in changes.items() if value is not None}
     if given.keys() - known:
         raise ValueError(f"a recipe has no {', '.join(sorted(given.keys() - known))}")
-    recipe = replace(Recipe(), **{**RECIPES.get(kind, {}), **given})
+    recipe = replace(Recipe(precision=native), **{**RECIPES.get(kind, {}), **given})
     if not (recipe.contrast or recipe.cosine or recipe.mse):
         raise LookaheadError("nothing to train for: give --contrast, --cosine or --mse a weight above 0")
     return recipe

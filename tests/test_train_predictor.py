@@ -311,6 +311,12 @@ def test_a_recipe_is_changed_only_where_asked() -> None:
         recipe_for("amn", {"taste": 1})
 
 
+def test_the_machines_precision_is_taken_unless_a_predictor_has_its_own() -> None:
+    assert recipe_for("gru", {}, native="bf16").precision == "bf16"
+    assert recipe_for("amn", {}, native="bf16").precision == "f32"
+    assert recipe_for("amn", {"precision": "bf16"}).precision == "bf16"
+
+
 def test_losses_are_weighted_as_the_recipe_says() -> None:
     bank = torch.eye(3)
     these = subject.Judged(bank, torch.tensor([0]), torch.zeros(1, 3, dtype=torch.bool))
