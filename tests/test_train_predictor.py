@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from index.build import Choices, ingest
 from retrieval import train_predictor as subject
+from retrieval.batches import Batches
 from retrieval.models import CARD, CONFIG, CURVES, GRAPH, LOG, WEIGHTS, ModelConfig, check_seals
 from retrieval.predictors import build
 from retrieval.predictors.base import Predictor
@@ -280,6 +281,27 @@ def test_ranks_agree_with_a_slow_count(valid: Sequences) -> None:
 
 def test_only_so_many_windows_are_watched(valid: Sequences) -> None:
     assert 9 <= Watched(valid, torch.device("cpu"), windows=9).windows < 9 + 12
+
+
+def test_a_windows_own_context_and_nothing_else_is_no_negative(searcher: Searcher, valid: Sequences) -> None:
+    these = Sequences(searcher.store.articles(Split.TRAIN), searcher.vectors)
+    batches = Batches(these, windows=64, run=16, short=0.5, seed=0)
+    cpu = torch.device("cpu")
+    task = subject.PredictorTask(
+        build("residual", 128, anchored=True), batches, Watched(valid, cpu), replace(QUICK, seed=0), cpu
+    )
+    judged: list[subject.Judged] = []
+
+    def kept(predicted: Tensor, these: subject.Judged) -> Tensor:
+        judged.append(these)
+        return predicted.sum()
+
+    task._loss = kept
+    task.loss(0)
+    batch = batches.read(batches.epoch(0)[0], 0, 0)
+    for row, masked in enumerate(judged[0].masked):
+        assert masked.nonzero()[:, 0].tolist() == batch.context[row][batch.mask[row]].tolist()
+    assert judged[0].target.tolist() == batch.target.tolist()
 
 
 # -- choices -------------------------------------------------------------------------------------------------
