@@ -24,7 +24,8 @@ FORMAT = 1
 CONFIG = "config.json"
 WEIGHTS = "weights.safetensors"
 GRAPH, GRAPH_WEIGHTS = "predictor.xml", "predictor.bin"  # OpenVINO's two files
-SEALED = (WEIGHTS, GRAPH, GRAPH_WEIGHTS)
+TOWER, TOWER_WEIGHTS = "tower.xml", "tower.bin"  # of a model whose candidates go through a P tower
+SEALED = (WEIGHTS, GRAPH, GRAPH_WEIGHTS, TOWER, TOWER_WEIGHTS)
 CARD = "card.md"
 METRICS = "metrics.json"
 LOG = "training.jsonl"
@@ -38,7 +39,9 @@ class ModelConfig:
 
     `kind`, `anchored` and `options` name the class (see `retrieval.predictors.build`); `encoder` is the space of its
     vectors; `chunking` the rules its articles were cut by; `trained` says on what and how (collection, windows, recipe,
-    command, seed, best step and validation figures); `seals` are sha256 sums of the files beside it.
+    command, seed, best step and validation figures); `seals` are sha256 sums of the files beside it. `tower` names the
+    P tower that candidates go through, {"kind", "options"} (see `retrieval.towers`); empty where they are compared as
+    the encoder made them.
     """
 
     kind: str
@@ -52,11 +55,17 @@ class ModelConfig:
     trained: dict[str, Any] = field(default_factory=dict)
     seals: dict[str, str] = field(default_factory=dict)
     format: int = 1
+    tower: dict[str, Any] = field(default_factory=dict)
 
     @property
     def valid_mrr(self) -> float:
         """MRR@50 on the validation articles; 0 where it was not measured."""
         return float(self.trained.get("valid", {}).get("MRR", 0.0))
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Those of its files that are sealed."""
+        return SEALED if self.tower else SEALED[:3]
 
     def as_json(self) -> dict[str, Any]:
         return {**asdict(self), "encoder": self.encoder.as_json()}
@@ -90,7 +99,8 @@ _SEAL = re.compile(r"[0-9a-f]{64}")
 
 def _fault_in(raw: object) -> str:
     """What makes parsed JSON no model config, or nothing."""
-    fault = _fields_fault(raw, ModelConfig, "it", needed=[one.name for one in fields(ModelConfig)])
+    names = [one.name for one in fields(ModelConfig)]
+    fault = _fields_fault(raw, ModelConfig, "it", [name for name in names if name != "tower"], may=("tower",))
     if fault:
         return fault
     assert isinstance(raw, dict)
@@ -113,17 +123,19 @@ def _fault_in(raw: object) -> str:
     return ""
 
 
-def _fields_fault(raw: object, of: type, what: str, needed: Sequence[str]) -> str:
-    """Missing, unknown and mistyped keys of a JSON object that is to become a dataclass."""
+def _fields_fault(raw: object, of: type, what: str, needed: Sequence[str], may: Sequence[str] = ()) -> str:
+    """Missing, unknown and mistyped keys of a JSON object that is to become a dataclass; those of `may` may miss."""
     if not isinstance(raw, dict):
         return f"{what} is no table"
     missing = [name for name in needed if name not in raw]
     if missing:
         return f"{what} lacks {', '.join(missing)}"
-    unknown = [name for name in raw if name not in needed]
+    unknown = [name for name in raw if name not in needed and name not in may]
     if unknown:
         return f"{what} has the unknown {', '.join(map(repr, unknown))}"
     for one in fields(of):
+        if one.name not in raw:
+            continue
         wanted = _TYPES.get(str(one.type), dict)
         if type(raw[one.name]) is not wanted:  # not isinstance: true is no number here
             return f"{what} has {one.name} {json.dumps(raw[one.name])[:40]}, expected {_SAID[wanted]}"
@@ -138,9 +150,9 @@ def seal(folder: Path) -> dict[str, str]:
     return {name: seal_of(folder / name).sha256 for name in SEALED if (folder / name).is_file()}
 
 
-def check_seals(folder: Path, config: ModelConfig, names: Sequence[str] = SEALED) -> None:
-    """Raises when one of the files is missing, unsealed, or not what it was when the model was trained."""
-    for name in names:
+def check_seals(folder: Path, config: ModelConfig, names: Sequence[str] | None = None) -> None:
+    """Raises when one of the files (None: all) is missing, unsealed, or not what it was when the model was trained."""
+    for name in config.files if names is None else names:
         if name not in config.seals:
             raise LookaheadError(f"{folder / CONFIG} has no checksum of {name}; {_AGAIN}")
         try:
@@ -182,7 +194,12 @@ def check_name(name: str) -> str:
         or not all(letter.isalnum() or letter in "._-" for letter in name)
     ):
         raise LookaheadError(f"{name[:60]!r} is not a name for a model; use letters, digits, dot, dash and underscore")
+    if name in _RESERVED:
+        raise LookaheadError(f"a model cannot be called {name}: a folder among the models is; take another name")
     return name
+
+
+_RESERVED = ("rerankers", "spaces")  # see `rerankers` and `space`
 
 
 def models_in(folder: Path, *, shipped: bool = False) -> list[Model]:

@@ -1,0 +1,76 @@
+"""Which chunks a reranker is given: the best of a first score, chunks of the article at hand, and how varied they are.
+
+Pure functions over scores and rows. They know neither an index nor who reads the list.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from retrieval.baselines import DECAY
+from retrieval.sequences import Bools, Floats, Ints
+
+DEPTH = 100  # candidates of one list
+ASSIST = 40  # of them, at most, that are nearest in the last context chunk's own article ("shard assist")
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """How candidates are chosen: `depth` of them by the score
+
+        prediction · passage + blend × (decayed mean of the context) · chunk
+
+    The first term finds the next chunk, the second the article it is in, which reaches deeper. `assist` places of the
+    list are for chunks of the last context chunk's own article, which nobody knows who was given a text only. `variety`
+    is the weight λ of the score in maximal marginal relevance, or None for the best as they are.
+    """
+
+    depth: int = DEPTH
+    blend: float = 0.0
+    assist: int = 0
+    variety: float | None = None
+
+
+def decayed(context: Floats, mask: Bools) -> Floats:
+    """The decayed mean (n, D) of contexts (n, 5, D), of length one; what is missing does not count."""
+    weights = np.where(mask, np.array(DECAY, dtype=np.float32), np.float32(0))
+    mixed = np.einsum("nt,ntd->nd", weights, context)
+    told: Floats = mixed / np.maximum(np.linalg.norm(mixed, axis=1, keepdims=True), 1e-12)
+    return told
+
+
+def best(scores: Floats, many: int) -> Ints:
+    """(n, many) columns of the highest scores (n, m), highest first, ties by column; -1 where no finite one is left."""
+    n, width = scores.shape
+    take = min(many, width)
+    column = np.argpartition(-scores, take - 1, axis=1)[:, :take] if 0 < take < width else _all(n, width)[:, :take]
+    found = np.take_along_axis(scores, column, axis=1)
+    order = np.lexsort((column, -found), axis=1)
+    column, found = np.take_along_axis(column, order, axis=1), np.take_along_axis(found, order, axis=1)
+    told = np.full((n, many), -1, dtype=np.int64)
+    told[:, :take] = np.where(np.isfinite(found), column, -1)
+    return told
+
+
+def marginal(scores: Floats, rows: Floats, weight: float, many: int) -> Ints:
+    """Places of `many` of a list's chunks by maximal marginal relevance: λ · score − (1 − λ) · nearest one taken.
+
+    `scores` (m,) with rows (m, D) of length one. Carbonell and Goldstein, SIGIR 1998.
+    """
+    taken: list[int] = []
+    nearest = np.zeros(len(scores), dtype=np.float32)  # the first is taken by its score alone
+    left = np.isfinite(scores)
+    while len(taken) < many and left.any():
+        worth = np.where(left, weight * scores - (1 - weight) * nearest, -np.inf)
+        place = int(worth.argmax())
+        taken.append(place)
+        left[place] = False
+        near = rows @ rows[place]
+        nearest = near if len(taken) == 1 else np.maximum(nearest, near)
+    return np.array(taken, dtype=np.int64)
+
+
+def _all(n: int, width: int) -> Ints:
+    return np.broadcast_to(np.arange(width), (n, width))

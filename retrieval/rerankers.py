@@ -1,0 +1,113 @@
+"""A trained reranker on disk: what its folder holds, over which model it was trained, and where one is found.
+
+It imports neither torch nor OpenVINO; `reranker` holds the network, `train_reranker` trains it, `runtime` runs it.
+A reranker is kept in `rerankers/<name of its model>` beside the models, and is of use to that very model only.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from retrieval.models import CONFIG, SHIPPED, WEIGHTS, Model, models_folder
+from store.generations import Collection, seal_of, write_atomically
+from store.records import LookaheadError
+
+FORMAT = 1
+FOLDER = "rerankers"  # among the models: no model may be called so
+RERANKER, RERANKER_WEIGHTS = "reranker.xml", "reranker.bin"
+SEALED = (WEIGHTS, RERANKER, RERANKER_WEIGHTS)
+
+
+@dataclass(frozen=True, slots=True)
+class RerankerConfig:
+    """`over` is the model whose lists it learned from and the sha256 of that model's weights; `depth` the longest list;
+    `blend` the weight of the decayed mean in the score that chooses candidates; `options` the network's own."""
+
+    over: str
+    over_seal: str
+    dim: int
+    depth: int
+    blend: float
+    options: dict[str, Any]
+    parameters: int
+    trained: dict[str, Any] = field(default_factory=dict)
+    seals: dict[str, str] = field(default_factory=dict)
+    format: int = FORMAT
+
+    def write(self, folder: Path) -> None:
+        write_atomically(folder / CONFIG, json.dumps(asdict(self), indent=1, sort_keys=True).encode())
+
+    @classmethod
+    def read(cls, folder: Path) -> RerankerConfig:
+        """A damaged or foreign one is refused."""
+        path = folder / CONFIG
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise LookaheadError(f"there is no reranker in {folder}: {error.strerror}") from error
+        except (ValueError, RecursionError) as error:
+            raise LookaheadError(f"{path} is damaged: it is not JSON; {_AGAIN}") from error
+        if not isinstance(raw, dict) or raw.keys() != set(cls.__dataclass_fields__):
+            raise LookaheadError(f"{path} does not describe a reranker; {_AGAIN}")
+        if raw["format"] != FORMAT:
+            raise LookaheadError(f"{path} is of format {raw['format']!r}, this program reads {FORMAT}; update it")
+        typed = {"over": str, "over_seal": str, "dim": int, "depth": int, "options": dict, "parameters": int}
+        typed |= {"trained": dict, "seals": dict}
+        wrong = [name for name, kind in typed.items() if type(raw[name]) is not kind]
+        if wrong or type(raw["blend"]) not in (int, float) or raw["dim"] < 1 or raw["depth"] < 1:
+            raise LookaheadError(f"{path} does not describe a reranker ({', '.join(wrong) or 'numbers'}); {_AGAIN}")
+        return cls(**raw)
+
+
+_AGAIN = "train it again: lookahead train reranker"
+
+
+@dataclass(frozen=True, slots=True)
+class FoundReranker:
+    """A reranker that fits a model."""
+
+    folder: Path
+    config: RerankerConfig
+
+
+def rerankers_for(collection: Collection, shipped: Path = SHIPPED) -> list[Path]:
+    """Where rerankers are looked for: the collection's own, then those that came with the program."""
+    return [models_folder(collection) / FOLDER, shipped / FOLDER]
+
+
+def find_reranker(model: Model, folders: Sequence[Path], *, needed: bool = False) -> FoundReranker | None:
+    """The reranker trained over exactly this model, or None; where one is `needed`, its absence is refused."""
+    other = ""
+    for folder in folders:
+        place = folder / model.name
+        if not (place / CONFIG).is_file():
+            continue
+        config = RerankerConfig.read(place)
+        if config.over_seal == model.config.seals.get(WEIGHTS) and config.dim == model.config.dim:
+            return FoundReranker(place, config)
+        other = f"; the one in {place} is over other weights of {model.name}"
+    if needed:
+        raise LookaheadError(
+            f"there is no reranker over model {model.name}{other}; run: lookahead train reranker --over {model.name}"
+        )
+    return None
+
+
+def seal(folder: Path) -> dict[str, str]:
+    """sha256 of the files that a damaged byte would make answer wrongly."""
+    return {name: seal_of(folder / name).sha256 for name in SEALED}
+
+
+def check_seals(folder: Path, config: RerankerConfig, names: Sequence[str] = SEALED) -> None:
+    """Raises when one of the files is missing, or not what it was."""
+    for name in names:
+        try:
+            found = seal_of(folder / name).sha256
+        except OSError as error:
+            raise LookaheadError(f"cannot read {folder / name}: {error.strerror}; {_AGAIN}") from error
+        if found != config.seals.get(name):
+            raise LookaheadError(f"{folder / name} is damaged: its checksum is {found[:12]}…; {_AGAIN}")
