@@ -105,6 +105,29 @@ def predictors(
         click.echo(report.table())
 
 
+@bench.command("pipeline")
+@collection_option
+@click.option("--model", help="Which model.  [default: as predict-next]")
+@click.option("--rerank/--no-rerank", default=None, help="[default: where the model has a reranker]")
+@click.option("--windows", type=click.IntRange(20), default=300, show_default=True, help="Of test articles.")
+@json_option
+@click.pass_obj
+def pipeline(home: Path, name: str | None, model: str | None, rerank: bool | None, windows: int, as_json: bool) -> None:
+    """Time an answer to one context stage by stage: predicting, both indexes, first score, reranker.
+
+    \b
+    Example:
+      lookahead bench pipeline -c wiki --model towers
+    """
+    from retrieval.benchmarks.pipeline import bench_pipeline
+    from retrieval.predict import LookAhead
+    from retrieval.search import Searcher
+
+    with Searcher.open(existing_collection(home, name)) as searcher:
+        look = LookAhead.open(searcher, model, texts=False, rerank=rerank, quiet=False)
+        _print(bench_pipeline(look, windows, _say), as_json)
+
+
 @bench.command("wikitext")
 @click.argument("dump", type=click.Path(path_type=Path, exists=True))
 @click.argument("reference", type=click.Path(path_type=Path, exists=True))

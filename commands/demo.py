@@ -44,7 +44,7 @@ def demo(ctx: click.Context) -> None:
         click.secho(
             f'\n$ lookahead predict-next --article "{ARTICLE}" --position {POSITION} -c sample -k 2', fg="green"
         )
-        look = LookAhead.open(searcher, texts=False)
+        look = LookAhead.open(searcher, texts=False, quiet=False)
         show_prediction(look, look.after(searcher.store.article_titled(ARTICLE), POSITION, 2), 2)
     click.echo(
         "\nNext:\n"

@@ -13,9 +13,8 @@ from commands.common import SEED, collection_option, existing_collection, json_o
 from store.records import LookaheadError
 
 if TYPE_CHECKING:
-    from retrieval.baselines import Predicts
-    from retrieval.evaluate_next import Outcome, Whole
-    from retrieval.next_report import NextReport
+    from retrieval.evaluate_next import Outcome, Ranker, Whole
+    from retrieval.next_report import Apart, NextReport
     from retrieval.search import Searcher
     from retrieval.sequences import Sequences, Windows
 
@@ -26,6 +25,15 @@ _RUN_QUERIES = 2_000  # in a run file; all of a large split would be 100 MB a ro
 @collection_option
 @click.option("--model", "names", multiple=True, help="Which model (repeatable).  [default: all that fit]")
 @click.option("--baselines/--no-baselines", default=True, show_default=True, help="What a model must beat, beside it.")
+@click.option(
+    "--rerank/--no-rerank",
+    default=None,
+    help="A second row for each model, with its reranker.  [default: where it has one]",
+)
+@click.option("--assist", type=click.IntRange(1), metavar="N", help="A row more: N candidates of the article.")
+@click.option("--variety", type=click.FloatRange(0, 1), metavar="λ", help="A row more: unlike candidates (MMR).")
+@click.option("--ablate", is_flag=True, help="Tables of what each part of a model with a reranker is worth.")
+@click.option("--rules", is_flag=True, help="What a rule reaches that sees positions, in a table apart.")
 @click.option(
     "--bank",
     "banks",
@@ -60,6 +68,11 @@ def next_chunk(
     name: str | None,
     names: tuple[str, ...],
     baselines: bool,
+    rerank: bool | None,
+    assist: int | None,
+    variety: float | None,
+    ablate: bool,
+    rules: bool,
     banks: tuple[str, ...],
     protocol: str,
     outside: tuple[str, ...],
@@ -76,21 +89,29 @@ def next_chunk(
     Each bank is asked twice: with the query's own context in it (seen), as published figures have it, and without
     (new), which is what a reader wants. Every model is compared with the best baseline by the same measure.
 
+    A model that has a reranker gets a row with it. With --ablate its parts are judged one by one (bank heldout),
+    several models are held against the first one named, and the rule "the chunk after the last one" is told apart.
+
     \b
     Examples:
       lookahead evaluate next --collection wiki --model amn --model gru --baselines
       lookahead evaluate next -c wiki --bank heldout --bank full --out out/next
       lookahead evaluate next -c wiki --protocol published --ood sample
+      lookahead evaluate next -c wiki --model towers --rerank --ablate
     """
     import contextlib
+    from dataclasses import replace
 
     from retrieval.baselines import BASELINES, Fitted, fitted
+    from retrieval.candidates import ASSIST
     from retrieval.cards import write_metrics
     from retrieval.evaluate_next import ORACLE, RANDOM, Bank, at_most, drawn, judge, published
+    from retrieval.evaluate_pipeline import InOrder, ablation_of, models_apart, ranker_of
     from retrieval.models import ModelConfig, fitting_models, refuse_names, trained_on
-    from retrieval.next_report import NextReport
+    from retrieval.next_report import Apart, NextReport
     from retrieval.outside import QUERIES, outside_articles
-    from retrieval.runtime import CompiledPredictor
+    from retrieval.pipeline import Pipeline
+    from retrieval.rerankers import rerankers_for
     from retrieval.search import Searcher
     from retrieval.sequences import CONTEXT, Sequences, needed
     from store.records import Split
@@ -98,6 +119,12 @@ def next_chunk(
     quiet = quiet or as_json
     collection = existing_collection(home, name)
     wanted = tuple(Bank(bank) for bank in banks)
+    if assist is not None and assist > ASSIST:
+        raise LookaheadError(f"--assist is at most {ASSIST}, not {assist}")
+    if ablate and rerank is False:
+        raise LookaheadError("--ablate takes rerankers apart and --no-rerank leaves them out; take one of the two")
+    if ablate and Bank.HELDOUT not in wanted:
+        raise LookaheadError("--ablate is judged in the bank heldout; add --bank heldout")
 
     def asked(called: str, sequences: Sequences, windows: Windows) -> tuple[Sequences, Windows]:
         """What of a collection is judged."""
@@ -113,11 +140,14 @@ def next_chunk(
             )
         return sequences, windows
 
-    def judged(searcher: Searcher, sequences: Sequences, windows: Windows, run_queries: int = 0) -> Outcome:
+    def judged(
+        searcher: Searcher, sequences: Sequences, windows: Windows, asked: Sequence[Ranker], run_queries: int = 0
+    ) -> Outcome:
         return judge(
             sequences,
             windows,
             {**models, **found.predict},
+            asked,
             banks=wanted,
             whole=_whole(searcher) if Bank.FULL in wanted else None,
             run_queries=run_queries,
@@ -133,10 +163,11 @@ def next_chunk(
         windows: Windows,
         notes: Sequence[str],
         others: Sequence[NextReport] = (),
+        apart: Sequence[Apart] = (),
     ) -> NextReport:
         return NextReport.of(
             outcome.judgements,
-            list(models),
+            [row for name, ranker in rankers.items() for row in dict.fromkeys((name, *ranker.pipelines))],
             collection=called,
             split=part,
             protocol=protocol,
@@ -147,6 +178,7 @@ def next_chunk(
             command=typed(),
             seed=seed,
             outside=others,
+            apart=apart,
         )
 
     with contextlib.ExitStack() as stack:
@@ -161,26 +193,56 @@ def next_chunk(
             some = at_most(articles, QUERIES, shortest=shortest, seed=seed)
             strangers.append((other, where, note, *asked(where, *some)))
         there = fitting_models(collection, searcher.fingerprint, names)
+        if not there and rerank:
+            raise LookaheadError(f"no model is for the encoder of {collection.name}, so there is nothing to rerank")
         if not there:
             click.echo(f"no model is for the encoder of {collection.name}: baselines only", err=True)
         refuse_names(there, {*(BASELINES if baselines else ()), RANDOM, ORACLE})
-        compiled = {model.name: CompiledPredictor.open(model.folder) for model in there}
-        models: dict[str, Predicts] = {name: predictor.predict for name, predictor in compiled.items()}
+        pipelines = {model.name: Pipeline.open(model, rerankers_for(collection), rerank=rerank) for model in there}
+        able = [name for name, pipeline in pipelines.items() if pipeline.reranker is not None]
+        if ablate and not able and len(there) < 2:
+            raise LookaheadError(
+                "--ablate needs a model with a reranker, or several models; "
+                f"run: lookahead train reranker --over {there[0].name if there else 'MODEL'}"
+            )
+        # a model without a P tower is judged by its predictions alone, which has a cosine's contrast and gap as well
+        models = {name: pipeline.predict for name, pipeline in pipelines.items() if pipeline.tower is None}
+        rankers = {
+            name: ranker_of(name, pipeline, assist=assist or 0, variety=variety, ablate=ablate)
+            for name, pipeline in pipelines.items()
+        }
+        apart = [ablation_of(name, rankers[name]) for name in able] if ablate else []
+        apart += models_apart(list(pipelines), able) if ablate else []
+        asked_of: list[Ranker] = [ranker for ranker in rankers.values() if ranker.pipelines or ranker.apart]
+        if rules or ablate:
+            rule = InOrder()
+            asked_of.append(rule)
+            apart.append(Apart("a rule that sees positions, apart from all that see vectors alone", (rule.name,)))
         found = Fitted({}, ())
         if baselines:
             choosing = of_split[Split.VALID] if split != "valid" else None
             found = fitted(of_split[Split.TRAIN], choosing, seed=seed, shortest=shortest, quiet=quiet)
-        outcome = judged(searcher, held, windows, _RUN_QUERIES if out is not None else 0)
+        outcome = judged(searcher, held, windows, asked_of, _RUN_QUERIES if out is not None else 0)
+        whole = [replace(ranker, apart={}) for ranker in rankers.values() if ranker.pipelines]
         others = [
-            report_of(judged(other, articles, their_windows), where, "every", articles, their_windows, note)
+            report_of(judged(other, articles, their_windows, whole), where, "every", articles, their_windows, note)
             for other, where, note, articles, their_windows in strangers
         ]
-    computed = sorted({predictor.precision for predictor in compiled.values()})
+    computed = sorted({pipeline.predictor.precision for pipeline in pipelines.values()})
     notes = [*found.said, *(f"models were computed in {one} by OpenVINO" for one in computed)]
+    notes += [
+        f"{name}'s reranker orders the best {choice.depth} by prediction · passage"
+        + (f" + {choice.blend:g} × decayed mean · chunk" if choice.blend else "")
+        for name, choice in ((name, pipelines[name].choice) for name in able)
+    ]
+    if assist is not None or (ablate and able):
+        notes.append(
+            "a row with assist knows which article the context is from, and has its chunks among its candidates"
+        )
     foreign = [f"{model.name} ({trained_on(model)})" for model in there if trained_on(model) != collection.name]
     if foreign:
         notes.append(f"trained on another collection, of which articles may be among these: {', '.join(foreign)}")
-    report = report_of(outcome, collection.name, split, held, windows, notes, others)
+    report = report_of(outcome, collection.name, split, held, windows, notes, others, apart)
     if as_json:
         print_json(report.as_json())
     else:
@@ -188,7 +250,8 @@ def next_chunk(
     if out is not None:
         _write(report, outcome, out, seed)
         click.echo(f"report.json, report.md, TREC runs, recall.png and ranks.png are in {out.absolute()}", err=True)
-    if baselines and protocol == "all" and split == "test" and limit is None and shortest == CONTEXT:
+    everything = limit is None and rerank is not False
+    if baselines and protocol == "all" and split == "test" and everything and shortest == CONTEXT:
         for model in there:
             # a model that was trained again meanwhile is another one
             if not model.shipped and ModelConfig.read(model.folder) == model.config:
@@ -264,9 +327,10 @@ def _write(report: NextReport, outcome: Outcome, out: Path, seed: int) -> None:
     asked = next(iter(outcome.runs.values()), {})
     write_atomically(out / "qrels.txt", "".join(f"{query} 0 {query} 1\n" for query in asked).encode())
     judgement = next(one for one in outcome.judgements if one.view is View.NEW)
+    shown = [row.name for row in next(table.rows for table in report.tables if table.view is View.NEW)]
     rows: dict[str, Ranks] = {
-        name: [int(rank) if np.isfinite(rank) else None for rank in judged.ranks]
-        for name, judged in judgement.rows.items()
+        name: [int(rank) if np.isfinite(rank) else None for rank in judgement.rows[name].ranks]
+        for name in shown
         if name not in (ORACLE, MEAN_VECTOR, LEAST_SQUARES)  # at the edge of the picture, and as decayed mean
     }
     title = f"the next chunk of {report.collection}, bank {judgement.bank}, {judgement.view}"

@@ -14,7 +14,7 @@ from commands.search import as_dict
 from store.records import LookaheadError
 
 if TYPE_CHECKING:
-    from retrieval.predict import Context, LookAhead, Prediction, Truth
+    from retrieval.predict import Context, LookAhead, Prediction, Truth, Way
     from store.database import ArticleRow, Store
 
 _MOST_BYTES = 4_000_000  # the most that a text of the longest kind can take
@@ -32,6 +32,23 @@ _WAYS = "--article, --page-id, --text, --file or -"
 @click.option("--model", help="Which model.  [default: the collection's best, or the one that came with the program]")
 @click.option("-k", "k", type=int, default=5, show_default=True, help="How many passages.")
 @click.option("--include-context", is_flag=True, help="What the prediction was made from may answer too.")
+@click.option(
+    "--rerank/--no-rerank",
+    default=None,
+    help="Whether a reranker orders the best candidates anew.  [default: where the model has one]",
+)
+@click.option(
+    "--assist",
+    type=int,
+    metavar="N",
+    help="The N nearest chunks of the article at hand join the candidates.  [default: none]",
+)
+@click.option(
+    "--variety",
+    type=float,
+    metavar="λ",
+    help="Unlike candidates before much alike ones (MMR): 1 minds only the score, .7 some variety.  [default: off]",
+)
 @json_option
 @click.pass_obj
 def predict_next(
@@ -46,27 +63,37 @@ def predict_next(
     model: str | None,
     k: int,
     include_context: bool,
+    rerank: bool | None,
+    assist: int | None,
+    variety: float | None,
     as_json: bool,
 ) -> None:
     """Foretell what comes next, and show the passages of the collection nearest to it.
 
     A model reads the vectors of the last chunks, at most five, and predicts the vector of the next. Inside an article
     the true next chunk is known: the last line says where it came, and where it would have come had the last chunk
-    itself been taken for the prediction.
+    itself been taken for the prediction. It also says what answered.
 
-    With --json the first line is {"prediction": {"context", "model", "truth", "notes"}}, where truth is null after a
-    text or an article's end; the passages follow, one a line as in search --json, each with "true_next".
+    A model may have a reranker, which orders the best candidates anew; a passage's score is then its share of them, and
+    else its cosine to the predicted vector. A model with a P tower compares with its own vectors of the chunks, which
+    are made once for each generation of the collection.
+
+    With --json the first line is {"prediction": {"context", "model", "way", "truth", "notes"}}, where truth is null
+    after a text or an article's end; the passages follow, one a line as in search --json, each with "true_next".
 
     \b
     Examples:
       lookahead predict-next --article "Isaac Newton" --position 12
       lookahead predict-next --text "Bees live in colonies. A colony has one queen." -k 3
       lookahead predict-next --file chapter.txt --model amn
+      lookahead predict-next --article "Isaac Newton" --position 12 --model towers --rerank --assist 20
       cat chapter.txt | lookahead predict-next - --json | jq "select(.rank).title"
     """
     given = _the_one_way(stdin, article, page_id, text, file)
     if position is not None and given in ("text", "file"):
         raise LookaheadError("--position is a place in an article; say which with --article or --page-id")
+    if assist is not None and given in ("text", "file"):
+        raise LookaheadError("--assist takes chunks of the article at hand; say which with --article or --page-id")
     if given == "file":
         assert file is not None or stdin is not None
         text = _read(file if file is not None else Path("-"))
@@ -75,7 +102,9 @@ def predict_next(
     from retrieval.search import Searcher
 
     with Searcher.open(existing_collection(home, name)) as searcher:
-        look = LookAhead.open(searcher, model, texts=text is not None)
+        look = LookAhead.open(
+            searcher, model, texts=text is not None, rerank=rerank, assist=assist or 0, variety=variety, quiet=False
+        )
         if text is not None:
             prediction = look.text(text, k, include_context=include_context)
         else:
@@ -137,7 +166,7 @@ def show(look: LookAhead, prediction: Prediction, k: int) -> None:
         click.secho(f"  (chunk {passage.chunk.chunk_id}, score {passage.score:.3f})", dim=True, nl=False)
         click.secho("  ← the true next chunk" if truth and truth.place == place else "", fg="green", bold=True)
         click.echo(textwrap.fill(passage.chunk.text, width, initial_indent="   ", subsequent_indent="   "))
-    click.echo(_closing_line(look, truth))
+    click.echo(_closing_line(look, prediction))
     if len(prediction.passages) < k:
         click.echo(f"{len(prediction.passages) or 'no'} different passages may answer: these are all", err=True)
 
@@ -159,14 +188,27 @@ def _chunks(count: int) -> str:
     return "one chunk" if count == 1 else f"{count} chunks"
 
 
-def _closing_line(look: LookAhead, truth: Truth | None) -> str:
-    came = f"model {look.model.name} ({_origin(look)})"
+def _closing_line(look: LookAhead, prediction: Prediction) -> str:
+    came = f"model {look.model.name} ({_origin(look)}){_in_words(prediction.way)}"
+    truth = prediction.truth
     if truth is None:
         return came
     return (
         f"the true next chunk came at rank {truth.rank:,} of {truth.among:,} "
         f"(copying the last chunk: rank {truth.copied:,}); {came}, cosine {truth.cosine:.3f}"
     )
+
+
+def _in_words(way: Way) -> str:
+    """What stands between the model and the answer; nothing where it is the model alone."""
+    said = ["P tower"] if way.tower else []
+    if way.reranked:
+        said.append(f"its best {way.candidates} reranked")
+    if way.assist:
+        said.append(f"{way.assist} of them from the article")
+    if way.variety is not None:
+        said.append(f"variety {way.variety:g}")
+    return f" with {', '.join(said)}" if said else ""
 
 
 def _origin(look: LookAhead) -> str:
@@ -190,6 +232,7 @@ def _print_json(look: LookAhead, prediction: Prediction) -> None:
             "shipped": look.model.shipped,
             "folder": str(look.model.folder),
         },
+        "way": _way_dict(prediction.way),
         "truth": None if truth is None else _truth_dict(truth),
         "notes": list(prediction.notes),
     }
@@ -208,4 +251,14 @@ def _truth_dict(truth: Truth) -> dict[str, Any]:
         "rank": truth.rank,
         "copy_last_rank": truth.copied,
         "among": truth.among,
+    }
+
+
+def _way_dict(way: Way) -> dict[str, Any]:
+    return {
+        "tower": way.tower,
+        "reranked": way.reranked,
+        "candidates": way.candidates,
+        "assist": way.assist,
+        "variety": way.variety,
     }

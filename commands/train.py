@@ -6,7 +6,9 @@ from pathlib import Path
 
 import click
 
-from commands.common import SEED, collection_option, existing_collection, hush_at_exit, json_option, print_json, typed
+from commands.common import SEED, collection_option, existing_collection, hush_at_exit, json_option, typed
+from commands.train_reranker import reranker
+from commands.train_towers import print_trained, towers
 from store.records import LookaheadError
 
 
@@ -146,32 +148,9 @@ def predictor(
             quiet=quiet or as_json,
             note=lambda sentence: say(sentence, quiet=quiet or as_json),
         )
-    best = trained.outcome.best
-    if as_json:
-        print_json(
-            {
-                "model": as_name,
-                "folder": str((models / as_name).absolute()),
-                "parameters": trained.config.parameters,
-                "valid": best,
-                "copy_last": trained.copy_last,
-                "best_step": trained.outcome.best_step,
-                "steps": trained.outcome.steps,
-                "ended": trained.outcome.ended,
-                "seconds": trained.seconds,
-                "peak_bytes": trained.peak_bytes,
-            }
-        )
-        return
-    for label, figures in ((as_name, best), ("copy-last", trained.copy_last)):
-        shown = "  ".join(f"{key} {figures[key]:.3f}" for key in ("R@1", "R@5", "R@20", "MRR", "cosine"))
-        click.echo(f"{label:<20} {shown}")
-    click.echo(
-        f"on {trained.config.trained['data']['valid_windows']:,} validation windows; best at step "
-        f"{trained.outcome.best_step:,} of {trained.outcome.steps:,} ({trained.outcome.ended}); "
-        f"{trained.seconds:.0f} s, {trained.peak_bytes / 1e9:.2f} GB at most"
-    )
-    click.echo(
-        f"kept in {(models / as_name).absolute()}\nnext: lookahead evaluate next --collection {collection.name} "
-        f"--model {as_name} --baselines"
-    )
+    following = f"lookahead evaluate next --collection {collection.name} --model {as_name} --baselines"
+    print_trained(trained, as_name, models / as_name, following, as_json=as_json)
+
+
+train.add_command(reranker)
+train.add_command(towers)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -209,6 +209,36 @@ def exact_search(vectors: Vectors, queries: Floats, k: int) -> list[list[Hit]]:
             keep = np.argpartition(-best, k - 1, axis=1)[:, :k]
             best, who = np.take_along_axis(best, keep, axis=1), np.take_along_axis(who, keep, axis=1)
     return [_hits(ids, row) for ids, row in zip(who, best, strict=True)]
+
+
+def nearest(
+    bank: NDArray[np.float16] | Floats, queries: Iterable[Floats], k: int
+) -> Iterator[tuple[NDArray[np.int64], Floats]]:
+    """(rows of the bank, cosines) of each block of queries, best first, (q, k); -1 where fewer exist.
+
+    For many queries of one bank (M, D) in memory, all vectors of length one: exact for a small bank, and for a large
+    one through lists of half precision copies that are searched in part, always the same part.
+    """
+    rows, dim = bank.shape
+    if rows < FLAT_BELOW:
+        index = faiss.IndexFlatIP(dim)
+    else:
+        lists = 2 ** round(math.log2(2 * math.sqrt(rows)))
+        index = faiss.index_factory(dim, f"IVF{lists},SQfp16", faiss.METRIC_INNER_PRODUCT)
+        index.cp.seed, index.cp.niter, index.cp.min_points_per_centroid = 1, 6, 1
+        index.nprobe = _LISTS_LOOKED_INTO
+        sample = np.random.default_rng(1).choice(rows, min(rows, 39 * lists), replace=False)
+        index.train(bank[np.sort(sample)].astype(np.float32))
+    for start in range(0, rows, _ADDED):
+        index.add(bank[start : start + _ADDED].astype(np.float32))
+    for some in queries:
+        scores, found = index.search(np.ascontiguousarray(some, dtype=np.float32), min(k, rows))
+        room = ((0, 0), (0, k - found.shape[1]))
+        yield np.pad(found, room, constant_values=-1), np.pad(scores, room, constant_values=-np.inf)
+
+
+_ADDED = 65_536
+_LISTS_LOOKED_INTO = 16
 
 
 def normalised(vectors: Floats) -> Floats:

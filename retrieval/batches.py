@@ -6,6 +6,7 @@ would have had. It does not know torch, nor what is learned from a batch.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,13 +16,41 @@ from retrieval.sequences import CONTEXT, Bools, Floats, Ints, Sequences
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """`bank` (M, D) are the chunks of some runs of articles; windows point into it: `context` (B, 5) rows with the
-    nearest last, `mask` (B, 5) true where there is a chunk, `target` (B,)."""
+    """`bank` (M, D) are the chunks of some runs of articles, `ids` (M,) their global ids; windows point into it:
+    `context` (B, 5) rows with the nearest last, `mask` (B, 5) true where there is a chunk, `target` (B,).
+
+    Where two runs of an article adjoin, the last chunks of one are the first contexts of the other, and stand twice.
+    """
 
     bank: Floats
     context: Ints
     mask: Bools
     target: Ints
+    ids: Ints
+
+    def once(self) -> Batch:
+        """The same with each chunk once, in the order of their ids: a row is masked then wherever it came from."""
+        ids, kept, place = np.unique(self.ids, return_index=True, return_inverse=True)
+        if len(ids) == len(self.ids):  # nothing twice: the order does not matter
+            return self
+        return Batch(self.bank[kept], place[self.context], self.mask, place[self.target], ids)
+
+    def with_chunks(self, ids: Ints, read: Callable[[Ints], Floats]) -> Batch:
+        """The same with those chunks of `ids` that the bank lacks behind it, each once; -1 stands for none."""
+        fresh = np.setdiff1d(ids[ids >= 0], self.ids)
+        if not len(fresh):
+            return self
+        bank = np.concatenate([self.bank, read(fresh)])
+        return Batch(bank, self.context, self.mask, self.target, np.concatenate([self.ids, fresh]))
+
+
+def places_of(ids: Ints, among: Ints) -> Ints:
+    """Where each of `ids` stands among others, in the shape asked; -1 for one that is not there."""
+    order = np.argsort(among, kind="stable")
+    at = np.minimum(np.searchsorted(among, ids, sorter=order), len(order) - 1)
+    place = order[at]
+    told: Ints = np.where(among[place] == ids, place, -1)
+    return told
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +106,14 @@ class Batches:
     def read(self, runs: list[Run], epoch: int, number: int) -> Batch:
         """The vectors and windows of one batch."""
         generator = np.random.default_rng([self._seed, epoch, number])
-        banks, contexts, masks, targets = [], [], [], []
+        banks, contexts, masks, targets, ids = [], [], [], [], []
         offset = 0
         back = np.arange(-CONTEXT, 0)
         for run in runs:
             begin = max(0, run.start - CONTEXT)
             first = int(self._sequences.first[run.article])
             banks.append(self._sequences.between(first + begin, first + run.stop))
+            ids.append(np.arange(first + begin, first + run.stop))
             position = np.arange(run.start, run.stop)
             longest = np.minimum(position, CONTEXT)
             shorter = generator.random(len(position)) < self._short
@@ -94,4 +124,23 @@ class Batches:
             masks.append(mask)
             targets.append(position - begin + offset)
             offset += run.stop - begin
-        return Batch(np.concatenate(banks), np.concatenate(contexts), np.concatenate(masks), np.concatenate(targets))
+        parts = (np.concatenate(one) for one in (banks, contexts, masks, targets, ids))
+        return Batch(*parts)
+
+
+class Steps:
+    """The batches of a training by the number of a step, epoch after epoch."""
+
+    def __init__(self, batches: Batches) -> None:
+        self._batches = batches
+        self._epoch: tuple[int, list[list[Run]]] = (0, batches.epoch(0))
+        self.per_epoch = len(self._epoch[1])
+
+    def at(self, step: int) -> tuple[Batch, int, int]:
+        """(batch, epoch, number of the batch in it)."""
+        epoch, number = divmod(step, self.per_epoch)
+        if self._epoch[0] != epoch:
+            self._epoch = epoch, self._batches.epoch(epoch)
+        plan = self._epoch[1]
+        number %= len(plan)  # random first runs may make an epoch a batch shorter or longer than the first one
+        return self._batches.read(plan[number], epoch, number), epoch, number

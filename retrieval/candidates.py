@@ -14,6 +14,7 @@ from retrieval.sequences import Bools, Floats, Ints
 
 DEPTH = 100  # candidates of one list
 ASSIST = 40  # of them, at most, that are nearest in the last context chunk's own article ("shard assist")
+HEAD = 10  # of a list, that its own article leaves in their places
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ def best(scores: Floats, many: int) -> Ints:
     """(n, many) columns of the highest scores (n, m), highest first, ties by column; -1 where no finite one is left."""
     n, width = scores.shape
     take = min(many, width)
-    column = np.argpartition(-scores, take - 1, axis=1)[:, :take] if 0 < take < width else _all(n, width)[:, :take]
+    column = _highest(scores, take) if 0 < take < width else _all(n, width)[:, :take]
     found = np.take_along_axis(scores, column, axis=1)
     order = np.lexsort((column, -found), axis=1)
     column, found = np.take_along_axis(column, order, axis=1), np.take_along_axis(found, order, axis=1)
@@ -70,6 +71,24 @@ def marginal(scores: Floats, rows: Floats, weight: float, many: int) -> Ints:
         near = rows @ rows[place]
         nearest = near if len(taken) == 1 else np.maximum(nearest, near)
     return np.array(taken, dtype=np.int64)
+
+
+def assisted(best: Ints, own: Ints, assist: int, depth: int) -> Ints:
+    """A list of at most `depth`, from the best of all and those of the article at hand, each best first: the best ten
+    stand first, behind them those of the article's `assist` best that are not among the ten, and then the others."""
+    head, rest, own = best[:HEAD], best[HEAD:], own[:assist]
+    own = own[~np.isin(own, head)]
+    return np.concatenate([head, own, rest[~np.isin(rest, own)]])[:depth]
+
+
+def _highest(scores: Floats, take: int) -> Ints:
+    """(n, take) columns of the highest scores, in no order; of those that tie for the last place the first columns."""
+    column = np.argpartition(-scores, take - 1, axis=1)[:, :take]
+    floor = np.take_along_axis(scores, column, axis=1).min(axis=1)
+    for row in np.flatnonzero((scores >= floor[:, None]).sum(axis=1) > take):  # the partition took any of the ties
+        above = np.flatnonzero(scores[row] > floor[row])
+        column[row] = np.concatenate([above, np.flatnonzero(scores[row] == floor[row])[: take - len(above)]])
+    return column
 
 
 def _all(n: int, width: int) -> Ints:

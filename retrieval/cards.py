@@ -12,7 +12,7 @@ from typing import Any
 
 from retrieval.evaluate_next import ORACLE, Bank, View
 from retrieval.models import CARD, METRICS, ModelConfig
-from retrieval.next_report import MEASURES, MRR, NextReport
+from retrieval.next_report import MRR, RERANKED_MEASURES, NextReport, reranked
 from store.generations import write_atomically
 
 _TOLD = ("R@1", "R@5", "R@20", MRR, "cosine")
@@ -24,11 +24,13 @@ def write_card(folder: Path, name: str, config: ModelConfig) -> None:
     trained = config.trained
     data, recipe = trained.get("data", {}), trained.get("recipe", {})
     start = "a learned mixture of the context (anchored)" if config.anchored else "random weights (plain)"
+    tower = f" Candidates go through a P tower (`{config.tower['kind']}`) first." if config.tower else ""
+    graphs = "`predictor.xml` and `predictor.bin`" + (", `tower.xml` and `tower.bin`" if config.tower else "")
     lines = [
         f"# {name}",
         "",
         f"Predicts the vector of the next chunk of an article from up to {config.context} chunks before it: "
-        f"`{config.kind}`, {config.parameters:,} parameters, {config.dim} dimensions, starting from {start}.",
+        f"`{config.kind}`, {config.parameters:,} parameters, {config.dim} dimensions, starting from {start}.{tower}",
         "",
         "| | |",
         "|---|---|",
@@ -59,23 +61,28 @@ def write_card(folder: Path, name: str, config: ModelConfig) -> None:
         "## Use",
         "",
         "For the vectors named above and chunks cut by those rules. A prediction is a direction, not a text; what is "
-        "shown are the real chunks nearest to it. `weights.safetensors` holds the weights, `predictor.xml` and "
-        "`predictor.bin` the same model for OpenVINO; `config.json` seals all three.",
+        f"shown are the real chunks nearest to it. `weights.safetensors` holds the weights, {graphs} the same model "
+        "for OpenVINO; `config.json` seals them all.",
         "",
     ]
     write_atomically(folder / CARD, "\n".join(lines).encode())
 
 
 def write_metrics(folder: Path, name: str, config: ModelConfig, report: NextReport) -> None:
-    """metrics.json and the card anew: what a report says of the model on held-out articles, its context left out."""
+    """metrics.json and the card anew: what a report says of the model on held-out articles, its context left out, and
+    of the model with its reranker where the report has that row."""
     for table in report.tables:
         if (table.bank, table.view) == (Bank.HELDOUT, View.NEW):
             break
     else:
         return
-    against = [one for one in table.against if one.model == name]
-    shown = {name, ORACLE, *(one.baseline for one in against)}
-    rows = {row.name: {key: asdict(row.measures[key]) for key in MEASURES if key in row.measures} for row in table.rows}
+    own = (name, reranked(name))
+    against = [one for one in table.against if one.model in own]
+    shown = {*own, ORACLE, *(one.baseline for one in against)}
+    rows = {
+        row.name: {key: asdict(row.measures[key]) for key in RERANKED_MEASURES if key in row.measures}
+        for row in table.rows
+    }
     lines = [
         f"On {table.queries:,} windows of {table.articles:,} {report.split} articles of `{report.collection}`, among "
         f"their {table.chunks:,.0f} chunks, the own context left out (95 % intervals, bootstrap by article):",
@@ -89,8 +96,8 @@ def write_metrics(folder: Path, name: str, config: ModelConfig, report: NextRepo
         ),
         "",
         *(
-            f"- {one.measure} against {one.baseline}: {one.estimate.mean:+.3f} ({one.estimate.low:+.3f} to "
-            f"{one.estimate.high:+.3f}): {one.verdict}"
+            f"- {'' if one.model == name else 'reranked, '}{one.measure} against {one.baseline}: "
+            f"{one.estimate.mean:+.3f} ({one.estimate.low:+.3f} to {one.estimate.high:+.3f}): {one.verdict}"
             for one in against
         ),
     ]

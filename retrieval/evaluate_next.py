@@ -1,6 +1,7 @@
 """Judges predicted next vectors: the rank of the true next chunk in several banks, its cosine, and what lies near it.
 
-It does not know what predicts (a callable from contexts to vectors), nor how a report looks (`next_report`).
+It does not know what predicts (a callable from contexts to vectors), what orders chunks in a way of its own (a
+`Ranker`), nor how a report looks (`next_report`).
 
 Banks: `heldout` is every chunk of the articles judged, `full` every live chunk of the collection, `article` the
 target's own article. In each, `seen` leaves the query's own context in (as published figures do, and there the context
@@ -13,11 +14,11 @@ not: finding the same text elsewhere is no mistake. A prediction that is zero or
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from functools import partial
 from itertools import pairwise, product
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,7 @@ from store.records import LookaheadError
 Values = NDArray[np.float64]  # one a query
 Block = tuple[int, Floats]  # (column of its first row, rows of length one)
 Blocks = Callable[[], Iterator[Block]]
+Tick = Callable[[int], object]
 
 TIE = 1e-6
 DUPLICATE = 1 - 1e-5  # cosine of two chunks of which finding either is right
@@ -65,7 +67,8 @@ class View(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """One row of a table, one value a query. A rank is infinite where nothing was found.
+    """One row of a table, one value a query. A rank is infinite where nothing was found; `before` are the ranks before
+    a reranker came, None where none did.
 
     `cosine` of prediction and target. `contrast`: the share of the five chunks of the held-out bank nearest to the
     *target* (no duplicates of it) that are farther from the prediction than the target is; after the contrastive
@@ -80,11 +83,13 @@ class Judged:
     cosine: Values | None = None
     contrast: Values | None = None
     gap: Values | None = None
+    before: Values | None = None
 
     def measures(self) -> dict[str, Values]:
-        """Every measure of every query, in the order of a table. Contain@50 is R@50: nothing reranks yet."""
+        """Every measure of every query, in the order of a table. Contain@50 is R@50 before reranking."""
         found = {f"R@{k}": (self.ranks <= k).astype(np.float64) for k in (1, 3, 5, 10, 20, 50)}
-        found[f"Contain@{DEEPEST}"] = found[f"R@{DEEPEST}"]
+        first = self.ranks if self.before is None else self.before
+        found[f"Contain@{DEEPEST}"] = (first <= DEEPEST).astype(np.float64)
         found[f"MRR@{DEEPEST}"] = np.where(self.ranks <= DEEPEST, 1 / self.ranks, 0.0)
         vectors = {"cosine": self.cosine, "contrast": self.contrast, "gap": self.gap}
         return found | {name: values for name, values in vectors.items() if values is not None}
@@ -102,6 +107,35 @@ class Judgement:
     rows: dict[str, Judged]
 
 
+class Chunks(Protocol):
+    """What a bank holds, in columns; an article's chunks are one run of them."""
+
+    def __len__(self) -> int: ...
+
+    def blocks(self) -> Iterator[Block]:
+        """All of it."""
+
+    def take(self, columns: Ints) -> Floats:
+        """(n, D) of length one, in the order asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Unit vectors in memory, as a bank."""
+
+    rows: Floats
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def blocks(self) -> Iterator[Block]:
+        for start in range(0, len(self.rows), _COLUMNS):
+            yield start, self.rows[start : start + _COLUMNS]
+
+    def take(self, columns: Ints) -> Floats:
+        return self.rows[columns]
+
+
 @dataclass(frozen=True, slots=True)
 class Whole:
     """The live chunks of a collection, as a bank."""
@@ -109,12 +143,102 @@ class Whole:
     vectors: Vectors
     live: Ints  # ids, ascending
 
+    def __len__(self) -> int:
+        return len(self.live)
+
     def blocks(self) -> Iterator[Block]:
         first = 0
         for start, rows in self.vectors.blocks():
             low, high = np.searchsorted(self.live, (start, start + len(rows)))
             yield first, normalised(rows[self.live[low:high] - start])
             first += int(high - low)
+
+    def take(self, columns: Ints) -> Floats:
+        return normalised(self.vectors.gather(self.live[columns]))
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The queries of a bank: the target's vector and its column, and how many columns before it are the context.
+
+    `twin_query` and `twin_column` are pairs of a query and a duplicate of its target, ordered by query.
+    """
+
+    target: Floats
+    column: Ints
+    length: Ints
+    twin_query: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+    twin_column: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    def __len__(self) -> int:
+        return len(self.column)
+
+    @property
+    def context(self) -> Ints:
+        """(n, 5) columns of the context, -1 where there is none."""
+        back = np.arange(-CONTEXT, 0)
+        return np.where(back >= -self.length[:, None], self.column[:, None] + back, -1)
+
+    @property
+    def context_is_twin(self) -> Bools:
+        """(n, 5) where a chunk of the context is a duplicate of the target."""
+        told = np.zeros((len(self), CONTEXT), dtype=bool)
+        back = self.column[self.twin_query] - self.twin_column
+        near = (back >= 1) & (back <= self.length[self.twin_query])
+        told[self.twin_query[near], CONTEXT - back[near]] = True
+        return told
+
+    def part(self, start: int, stop: int, first: int = 0, columns: int | None = None) -> Asked:
+        """The queries `start … stop - 1`, in a bank that is the columns from `first` on."""
+        low, high = np.searchsorted(self.twin_query, (start, stop))
+        query, column = self.twin_query[low:high] - start, self.twin_column[low:high] - first
+        inside = (column >= 0) & (column < columns) if columns is not None else np.ones(len(column), dtype=bool)
+        return Asked(
+            self.target[start:stop],
+            self.column[start:stop] - first,
+            self.length[start:stop],
+            query[inside],
+            column[inside],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """What a ranker is asked of a bank: windows of `sequences` with the prediction told (n, D) for each, of length one
+    or zero, and for each the columns `first … first + count - 1` of its own article."""
+
+    sequences: Sequences
+    windows: Windows
+    told: Floats
+    asked: Asked
+    first: Ints
+    count: Ints
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def contexts(self, some: slice) -> tuple[Floats, Bools]:
+        return self.sequences.contexts(self.windows[some])
+
+
+class Ranker(Protocol):
+    """Orders the chunks of a bank in ways of its own, a row of the table for each way."""
+
+    @property
+    def name(self) -> str:
+        """For a progress bar."""
+
+    def predict(self, context: Floats, mask: Bools) -> Floats:
+        """As a predictor does; asked once for all banks."""
+
+    def rows(self, bank: Bank) -> tuple[str, ...]:
+        """Those it gives of a bank; none of one that it is not to be asked of."""
+
+    def passes(self, bank: Bank) -> int:
+        """How much work that is, in comparisons of every query with every chunk."""
+
+    def judged(self, questions: Questions, chunks: Chunks, bank: Bank, tick: Tick) -> dict[str, dict[View, Judged]]:
+        """Every row in both views, by the rules of ranks above; `tick` is told of comparisons made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +253,7 @@ def judge(
     sequences: Sequences,
     windows: Windows,
     predictors: Mapping[str, Predicts],
+    rankers: Sequence[Ranker] = (),
     *,
     banks: Iterable[Bank] = (Bank.HELDOUT,),
     whole: Whole | None = None,
@@ -137,59 +262,86 @@ def judge(
     seed: int = 0,
     quiet: bool = True,
 ) -> Outcome:
-    """Asks every predictor for the target of every window; adds the rows `random in article` and `oracle`.
+    """Asks every predictor and ranker for the target of every window; adds the rows `random in article` and `oracle`.
 
     The bank `full` needs `whole` and is asked at most `full_queries` of the windows, drawn with `seed`; for
-    `run_queries` of them, drawn likewise, the first 50 of `heldout`, `new` are kept. An imperfect oracle raises.
+    `run_queries` of them, drawn likewise, the first 50 that a predictor finds in `heldout`, `new` are kept. An
+    imperfect oracle raises.
     """
     banks = tuple(dict.fromkeys(banks))
     if not len(windows) or (np.diff(windows.article) < 0).any():
         raise ValueError("expected one or more windows, article by article")
-    if {RANDOM, ORACLE} & set(predictors):
-        raise ValueError(f"{RANDOM!r} and {ORACLE!r} are rows of the evaluator")
+    names = [RANDOM, ORACLE, *predictors]
+    for ranker in rankers:
+        names += dict.fromkeys(row for bank in Bank for row in ranker.rows(bank))
+    if len(set(names)) < len(names):
+        raise ValueError(f"a name for two rows; {RANDOM!r} and {ORACLE!r} are rows of the evaluator: {names}")
     everything = np.arange(len(windows))
     sample = drawn(len(windows), full_queries, seed)
     run_sample = drawn(len(windows), run_queries, seed)
 
     ids, rows = sequences.ids(), _bank_of(sequences)
+    held = Held(rows)
     column = np.searchsorted(ids, windows.target)
-    asked = _Asked(rows[column], column, windows.length)
-    asked, near = _compared(asked, partial(_cut, rows), wrong=WRONG + CONTEXT)
+    asked = Asked(rows[column], column, windows.length)
+    asked, near = _compared(asked, held.blocks, wrong=WRONG + CONTEXT)
     wrong = {view: _wrong_in(view, asked, near) for view in View}
-    full: _Asked | None = None
+    full: Asked | None = None
     if Bank.FULL in banks:
         if whole is None:
             raise ValueError("the bank full needs the whole collection")
         column = np.searchsorted(whole.live, windows.target[sample])
-        full, _ = _compared(_Asked(rows[asked.column[sample]], column, windows.length[sample]), whole.blocks)
+        full, _ = _compared(Asked(rows[asked.column[sample]], column, windows.length[sample]), whole.blocks)
+
+    everywhere = _runs_of(sequences, windows, ids)
+
+    def put(bank: Bank, told: Floats) -> Iterator[tuple[Questions, Chunks]]:
+        """A bank with what is asked of it, or each article with its own."""
+        if bank is not Bank.FULL:
+            questions = Questions(sequences, windows, told, asked, *everywhere)
+            yield from [(questions, held)] if bank is Bank.HELDOUT else _in_articles(questions, rows)
+        elif full is not None and whole is not None:
+            some = windows[sample]
+            yield Questions(sequences, some, told[sample], full, *_runs_of(sequences, some, whole.live)), whole
 
     tables: dict[tuple[Bank, View], dict[str, Judged]] = {pair: {} for pair in product(banks, View)}
     runs: dict[str, Run] = {}
-    best: _Scan | None = None  # the oracle's, from which the gap is measured
-    work = len(windows) * len(rows) + (len(sample) * len(whole.live) if full is not None and whole is not None else 0)
+    best: Scan | None = None  # the oracle's, from which the gap is measured
+    work = {Bank.HELDOUT: len(windows) * len(held), Bank.FULL: 0}
+    work[Bank.ARTICLE] = int(sequences.count[windows.article].sum()) if Bank.ARTICLE in banks else 0
+    if full is not None and whole is not None:
+        work[Bank.FULL] = len(sample) * len(whole)
     for name in (ORACLE, *predictors):
-        with bar(name, work, "cosines", quiet=quiet, scale=True) as shown:
+        with bar(name, sum(work.values()), "cosines", quiet=quiet, scale=True) as shown:
             told = asked.target if name == ORACLE else predictions(predictors[name], sequences, windows)
-            scan = _scan(told, asked, partial(_cut, rows), shown.update)
-            best = best or scan
-            ranks = {Bank.HELDOUT: scan.ranks}
-            if Bank.ARTICLE in banks:
-                ranks[Bank.ARTICLE] = _ranks_in_articles(told, asked, sequences, windows, rows)
-            if full is not None and whole is not None:
-                ranks[Bank.FULL] = _scan(told[sample], full, whole.blocks, shown.update).ranks
-        cosine = _dots(told, asked.target)
+            scans = {
+                bank: [scan(one.told, one.asked, chunks.blocks, shown.update) for one, chunks in put(bank, told)]
+                for bank in dict.fromkeys((Bank.HELDOUT, *banks))
+            }
+        (found,) = scans[Bank.HELDOUT]
+        best = best or found
+        cosine = dots(told, asked.target)
         contrast = {view: _contrast(told, cosine, wrong[view], rows) for view in View}
-        gap = {view: _gap(best.nearest[view], scan.nearest[view]) for view in View}
+        gap = {view: _gap(best.nearest[view], found.nearest[view]) for view in View}
         for bank, view in tables:
             some = sample if bank is Bank.FULL else everything
-            tables[bank, view][name] = Judged(ranks[bank][view], cosine[some], contrast[view][some], gap[view][some])
+            ranks = np.concatenate([one.ranks[view] for one in scans[bank]])
+            tables[bank, view][name] = Judged(ranks, cosine[some], contrast[view][some], gap[view][some])
         if run_queries and name != ORACLE:
-            runs[name] = _run(told, asked, scan.ranks[View.NEW], ids, rows, run_sample)
+            runs[name] = _run(told, asked, found.ranks[View.NEW], ids, rows, run_sample)
+    for ranker in rankers:
+        several = {bank: ranker.passes(bank) * work[bank] for bank in banks if ranker.rows(bank)}
+        with bar(ranker.name, sum(several.values()), "cosines", quiet=quiet, scale=True) as shown:
+            told = predictions(ranker.predict, sequences, windows)
+            for bank in several:
+                parts = [ranker.judged(one, chunks, bank, shown.update) for one, chunks in put(bank, told)]
+                for row, view in product(ranker.rows(bank), View):
+                    tables[bank, view][row] = _joined([part[row][view] for part in parts])
 
     chance = random_ranks(windows, sequences.count, seed)
     sizes = {
-        Bank.HELDOUT: float(len(rows)),
-        Bank.FULL: float(len(whole.live)) if whole is not None else 0.0,
+        Bank.HELDOUT: float(len(held)),
+        Bank.FULL: float(len(whole)) if whole is not None else 0.0,
         Bank.ARTICLE: float(sequences.count[windows.article].mean()),
     }
     judgements = []
@@ -260,52 +412,7 @@ def at_most(sequences: Sequences, queries: int, *, shortest: int = CONTEXT, seed
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
-    """The queries of a bank: the target's vector and its column, and how many columns before it are the context.
-
-    `twin_query` and `twin_column` are pairs of a query and a duplicate of its target, ordered by query.
-    """
-
-    target: Floats
-    column: Ints
-    length: Ints
-    twin_query: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
-    twin_column: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
-
-    def __len__(self) -> int:
-        return len(self.column)
-
-    @property
-    def context(self) -> Ints:
-        """(n, 5) columns of the context, -1 where there is none."""
-        back = np.arange(-CONTEXT, 0)
-        return np.where(back >= -self.length[:, None], self.column[:, None] + back, -1)
-
-    @property
-    def context_is_twin(self) -> Bools:
-        """(n, 5) where a chunk of the context is a duplicate of the target."""
-        told = np.zeros((len(self), CONTEXT), dtype=bool)
-        back = self.column[self.twin_query] - self.twin_column
-        near = (back >= 1) & (back <= self.length[self.twin_query])
-        told[self.twin_query[near], CONTEXT - back[near]] = True
-        return told
-
-    def part(self, start: int, stop: int, first: int = 0, columns: int | None = None) -> _Asked:
-        """The queries `start … stop - 1`, in a bank that is the columns from `first` on."""
-        low, high = np.searchsorted(self.twin_query, (start, stop))
-        query, column = self.twin_query[low:high] - start, self.twin_column[low:high] - first
-        inside = (column >= 0) & (column < columns) if columns is not None else np.ones(len(column), dtype=bool)
-        return _Asked(
-            self.target[start:stop],
-            self.column[start:stop] - first,
-            self.length[start:stop],
-            query[inside],
-            column[inside],
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _Scan:
+class Scan:
     """What one pass over a bank finds for each query: the target's rank, and the cosine of the prediction with the
     nearest chunk that is not the target (-inf where there is none)."""
 
@@ -313,13 +420,24 @@ class _Scan:
     nearest: dict[View, Values]
 
 
-def _scan(told: Floats, asked: _Asked, blocks: Blocks, tick: Callable[[int], object] = lambda _: None) -> _Scan:
-    """Compares every prediction with every chunk of the bank, a block of each at a time."""
-    score = _dots(told, asked.target).astype(np.float32)
+def scan(
+    told: Floats,
+    asked: Asked,
+    blocks: Blocks,
+    tick: Tick = lambda _: None,
+    also: Callable[[Floats, slice, int], object] = lambda scores, some, first: None,
+) -> Scan:
+    """Compares every prediction with every chunk of the bank, a block of each at a time.
+
+    `also` is shown each block's scores, for which queries they are and its first column; the target's own are -inf, and
+    the scores are gone when it returns.
+    """
+    score = dots(told, asked.target).astype(np.float32)
     ahead = {view: np.zeros(len(asked), dtype=np.int64) for view in View}
     nearest = {view: np.full(len(asked), -np.inf) for view in View}
     twin_context = asked.context_is_twin
     for scores, some, first, part in _scores(told, asked, blocks):
+        also(scores, some, first)
         low, high = score[some] - TIE, score[some] + TIE
         width = scores.shape[1]
         query, step = np.nonzero((part.context >= first) & (part.context < first + width))
@@ -340,10 +458,10 @@ def _scan(told: Floats, asked: _Asked, blocks: Blocks, tick: Callable[[int], obj
             nearest[view][some] = np.maximum(nearest[view][some], found)
         tick(scores.size)
     found = np.linalg.norm(told, axis=1) > 0.5
-    return _Scan({view: np.where(found, 1.0 + ahead[view], np.inf) for view in View}, nearest)
+    return Scan({view: np.where(found, 1.0 + ahead[view], np.inf) for view in View}, nearest)
 
 
-def _compared(asked: _Asked, blocks: Blocks, wrong: int = 0) -> tuple[_Asked, Ints]:
+def _compared(asked: Asked, blocks: Blocks, wrong: int = 0) -> tuple[Asked, Ints]:
     """The queries with the duplicates of their targets, and (n, wrong) columns of the chunks nearest to the target
     that are none, nearest first, -1 where there are no more."""
     best = np.full((len(asked), wrong), -np.inf, dtype=np.float32)
@@ -355,13 +473,13 @@ def _compared(asked: _Asked, blocks: Blocks, wrong: int = 0) -> tuple[_Asked, In
         columns.append(column + first)
         if wrong:
             scores[query, column] = -np.inf
-            best[some], who[some] = _best(best[some], who[some], scores, first)
+            best[some], who[some] = best_of(best[some], who[some], scores, first)
     query, column = np.concatenate(queries), np.concatenate(columns)
     order = np.lexsort((column, query))
     return replace(asked, twin_query=query[order], twin_column=column[order]), np.where(np.isfinite(best), who, -1)
 
 
-def _scores(told: Floats, asked: _Asked, blocks: Blocks) -> Iterator[tuple[Floats, slice, int, _Asked]]:
+def _scores(told: Floats, asked: Asked, blocks: Blocks) -> Iterator[tuple[Floats, slice, int, Asked]]:
     """(scores, which queries, first column, those queries) block by block; the target's own score is -inf.
 
     The scores may be written to; they are gone with the next block.
@@ -386,7 +504,7 @@ def _inside(query: Ints, column: Ints, first: int, width: int) -> tuple[Ints, In
     return query[kept], column[kept] - first
 
 
-def _best(best: Floats, who: Ints, scores: Floats, first: int) -> tuple[Floats, Ints]:
+def best_of(best: Floats, who: Ints, scores: Floats, first: int) -> tuple[Floats, Ints]:
     """The highest scores so far and those of a block merged, highest first."""
     keep = best.shape[1]
     if scores.shape[1] > keep:
@@ -399,23 +517,49 @@ def _best(best: Floats, who: Ints, scores: Floats, first: int) -> tuple[Floats, 
     return np.take_along_axis(best, order, axis=1), np.take_along_axis(who, order, axis=1)
 
 
-def _ranks_in_articles(
-    told: Floats, asked: _Asked, sequences: Sequences, windows: Windows, rows: Floats
-) -> dict[View, Values]:
-    """Ranks where each article is a bank of its own."""
-    ranks = {view: np.zeros(len(windows)) for view in View}
-    start_of = np.concatenate([[0], np.cumsum(sequences.count)])
-    edges = np.flatnonzero(np.diff(windows.article, prepend=-1, append=len(sequences.count)))
+def _in_articles(questions: Questions, rows: Floats) -> Iterator[tuple[Questions, Held]]:
+    """Questions to the held-out chunks put to each article as a bank of its own, article by article."""
+    edges = np.flatnonzero(np.diff(questions.windows.article, prepend=-1, append=-1))
     for start, stop in pairwise(edges.tolist()):
-        first, end = start_of[windows.article[start]], start_of[windows.article[start] + 1]
-        part = asked.part(start, stop, int(first), int(end - first))
-        scan = _scan(told[start:stop], part, partial(_cut, rows[first:end]))
-        for view in View:
-            ranks[view][start:stop] = scan.ranks[view]
-    return ranks
+        some = slice(start, stop)
+        first, count = int(questions.first[start]), int(questions.count[start])
+        yield (
+            Questions(
+                questions.sequences,
+                questions.windows[some],
+                questions.told[some],
+                questions.asked.part(start, stop, first, count),
+                questions.first[some] - first,
+                questions.count[some],
+            ),
+            Held(rows[first : first + count]),
+        )
 
 
-def _wrong_in(view: View, asked: _Asked, near: Ints) -> Ints:
+def _runs_of(sequences: Sequences, windows: Windows, ids: Ints) -> tuple[Ints, Ints]:
+    """(first column, columns) of each window's article in a bank of chunks with those ids, ascending."""
+    first = sequences.first[windows.article]
+    start = np.searchsorted(ids, first)
+    return start, np.searchsorted(ids, first + sequences.count[windows.article]) - start
+
+
+def _joined(parts: Sequence[Judged]) -> Judged:
+    """One row from those of parts of the queries, in order."""
+
+    def whole(values: list[Values | None]) -> Values | None:
+        there = [one for one in values if one is not None]
+        return np.concatenate(there) if len(there) == len(values) else None
+
+    return Judged(
+        np.concatenate([part.ranks for part in parts]),
+        whole([part.cosine for part in parts]),
+        whole([part.contrast for part in parts]),
+        whole([part.gap for part in parts]),
+        whole([part.before for part in parts]),
+    )
+
+
+def _wrong_in(view: View, asked: Asked, near: Ints) -> Ints:
     """(n, 5): the nearest wrong chunks that may be found in this view; -1 where there are fewer."""
     if view is View.NEW:
         near = np.where((near[:, :, None] == asked.context[:, None, :]).any(axis=2), -1, near)
@@ -441,7 +585,7 @@ def _gap(target: Values, prediction: Values) -> Values:
     return np.where(there, np.where(there, target, 0.0) - np.where(there, prediction, 0.0), 0.0)
 
 
-def _run(told: Floats, asked: _Asked, ranks: Values, ids: Ints, rows: Floats, sample: Ints) -> Run:
+def _run(told: Floats, asked: Asked, ranks: Values, ids: Ints, rows: Floats, sample: Ints) -> Run:
     """The first 50 of some queries, the context left out, with the target at its rank whatever ties with it."""
     run = {}
     for query in sample.tolist():
@@ -479,11 +623,6 @@ def _bank_of(sequences: Sequences) -> Floats:
     return rows
 
 
-def _cut(rows: Floats) -> Iterator[Block]:
-    for start in range(0, len(rows), _COLUMNS):
-        yield start, rows[start : start + _COLUMNS]
-
-
-def _dots(one: Floats, other: Floats) -> Values:
+def dots(one: Floats, other: Floats) -> Values:
     dots: Values = np.einsum("nd,nd->n", one, other).astype(np.float64)
     return dots

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from retrieval.negatives import DUPLICATE as DUPLICATE
+
 _NEVER = -1e9  # a logit that no softmax sees; -inf would make gradients of an all-masked row NaN
-DUPLICATE = 0.98  # cosine from which two chunks say the same
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from index.dense import normalised
-from retrieval.candidates import DEPTH, Choice, decayed
+from retrieval.candidates import Choice, decayed
 from retrieval.models import Model
 from retrieval.rerankers import find_reranker
 from retrieval.runtime import CompiledPredictor, CompiledReranker, CompiledTower
@@ -39,7 +39,9 @@ class Pipeline:
         predictor = CompiledPredictor.open(model.folder)
         if found is None:
             return cls(predictor, tower, None, Choice())
-        return cls(predictor, tower, CompiledReranker.open(found.folder), Choice(DEPTH, found.config.blend))
+        return cls(
+            predictor, tower, CompiledReranker.open(found.folder), Choice(found.config.depth, found.config.blend)
+        )
 
     def choosing(self, choice: Choice) -> Pipeline:
         """The same with candidates chosen otherwise."""

@@ -1,4 +1,4 @@
-"""How each predictor is trained unless told otherwise: what the validation articles of `enwiki` preferred.
+"""How predictors and towers are trained unless told otherwise: what the validation articles of `enwiki` preferred.
 
 The figures behind it are in the README ("Choices that were measured"). It imports no torch.
 """
@@ -64,3 +64,51 @@ def recipe_for(kind: str, changes: Mapping[str, Any], *, native: str = "f32") ->
     if not (recipe.contrast or recipe.cosine or recipe.mse):
         raise LookaheadError("nothing to train for: give --contrast, --cosine or --mse a weight above 0")
     return recipe
+
+
+@dataclass(frozen=True, slots=True)
+class TowersRecipe:
+    """How two towers are trained: as a `Recipe` where names are the same.
+
+    `learned`: the temperature begins there and is learned. `symmetric` is the weight of finding a chunk's window beside
+    that of finding a window's chunk. `negatives` hard ones a window are drawn from its article and `near_misses` mined,
+    both from the share `hard_from` of the steps on; without `neighbours` the chunk after the target is no negative.
+    `memory` passages of earlier batches are further negatives. A window weighs as (windows of its article) to the power
+    −`length_correction`.
+    """
+
+    epochs: float = 4
+    windows: int = 2048
+    run: int = 256
+    short: float = 0.15
+    temperature: float = 0.04
+    learned: bool = False
+    symmetric: float = 0.0
+    negatives: int = 0
+    near_misses: int = 0
+    hard_from: float = 0.25
+    neighbours: bool = True
+    memory: int = 0
+    length_correction: float = 0.0
+    rate: float = 6e-3
+    decay: float = 3.0
+    ema: float = 0.98
+    patience: int = 5
+    checks: int = 8
+    seed: int = 0
+    precision: str = "f32"
+    watch: str = "MRR"
+
+
+def towers_recipe_for(backbone: str, changes: Mapping[str, Any], *, native: str = "f32") -> TowersRecipe:
+    """The recipe of towers over that backbone with some of its fields changed; None leaves a field as it is.
+
+    How long, how fast and in what batches a backbone learns is as for the predictor of that kind.
+    """
+    alone = recipe_for(backbone, {}, native=native)
+    pace = {name: getattr(alone, name) for name in ("epochs", "windows", "rate", "precision")}
+    given = {name: value for name, value in changes.items() if value is not None}
+    unknown = given.keys() - {field.name for field in fields(TowersRecipe)}
+    if unknown:
+        raise ValueError(f"a recipe of towers has no {', '.join(sorted(unknown))}")
+    return replace(TowersRecipe(), **{**pace, **given})

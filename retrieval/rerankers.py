@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from retrieval.models import CONFIG, SHIPPED, WEIGHTS, Model, models_folder
+from retrieval import models
+from retrieval.models import CARD, CONFIG, WEIGHTS, Model, models_folder
 from store.generations import Collection, seal_of, write_atomically
 from store.records import LookaheadError
 
@@ -74,9 +75,9 @@ class FoundReranker:
     config: RerankerConfig
 
 
-def rerankers_for(collection: Collection, shipped: Path = SHIPPED) -> list[Path]:
+def rerankers_for(collection: Collection, shipped: Path | None = None) -> list[Path]:
     """Where rerankers are looked for: the collection's own, then those that came with the program."""
-    return [models_folder(collection) / FOLDER, shipped / FOLDER]
+    return [models_folder(collection) / FOLDER, (models.SHIPPED if shipped is None else shipped) / FOLDER]
 
 
 def find_reranker(model: Model, folders: Sequence[Path], *, needed: bool = False) -> FoundReranker | None:
@@ -111,3 +112,39 @@ def check_seals(folder: Path, config: RerankerConfig, names: Sequence[str] = SEA
             raise LookaheadError(f"cannot read {folder / name}: {error.strerror}; {_AGAIN}") from error
         if found != config.seals.get(name):
             raise LookaheadError(f"{folder / name} is damaged: its checksum is {found[:12]}…; {_AGAIN}")
+
+
+def write_reranker_card(folder: Path, config: RerankerConfig) -> None:
+    """card.md in Markdown, from the config alone; figures on test articles are in the card of its model."""
+    trained = config.trained
+    data, recipe, valid, first = (trained.get(name, {}) for name in ("data", "recipe", "valid", "first"))
+    names = [name for name in valid if name in first]
+    rows = {"reranked": valid, "first score": first}
+    lines = [
+        f"# Reranker over {config.over}",
+        "",
+        f"Orders the {config.depth} best candidates of model `{config.over}` anew, from vectors alone: no text, title, "
+        f"place or article is told to it. `{config.options.get('kind', '?')}`, {config.parameters:,} parameters.",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| over | `{config.over}`, weights {config.over_seal[:12]} |",
+        f"| candidates | {config.depth} by prediction · passage + {config.blend:g} × decayed mean · chunk |",
+        f"| data | collection `{data.get('collection', '?')}`, training articles only: "
+        f"{data.get('train_articles', 0):,} articles, {trained.get('lists', 0):,} lists, of which "
+        f"{100 * trained.get('in_list', 0):.1f} % hold the true next chunk |",
+        f"| command | `{trained.get('command', '?')}` |",
+        f"| recipe | {', '.join(f'{name} {value}' for name, value in recipe.items())} |",
+        f"| training | {trained.get('steps', '?')} steps, best at step {trained.get('best_step', '?')}, "
+        f"{trained.get('seconds', '?')} s with the making of the lists; {trained.get('ended', '?')} |",
+        "| licence | Apache-2.0, as the program |",
+        "",
+        f"On the lists of {trained.get('valid_windows', 0):,} windows of validation articles (these chose the best "
+        "step, so they flatter); `seen`: the query's own context was left among the chunks:",
+        "",
+        "| | " + " | ".join(names) + " |",
+        "|---" * (len(names) + 1) + "|",
+        *(f"| {row} | " + " | ".join(f"{figures[name]:.3f}" for name in names) + " |" for row, figures in rows.items()),
+        "",
+    ]
+    write_atomically(folder / CARD, "\n".join(lines).encode())

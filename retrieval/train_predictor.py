@@ -20,7 +20,7 @@ from torch import Tensor
 
 from index.encoder import Fingerprint
 from index.fast import precisions
-from retrieval.batches import Batches, Run
+from retrieval.batches import Batches, Steps
 from retrieval.cards import write_card
 from retrieval.export import export
 from retrieval.losses import Cosine, InfoNCE, Judged, Loss, MeanSquared, Mixture
@@ -28,7 +28,7 @@ from retrieval.models import CURVES, LOG, WEIGHTS, ModelConfig, check_seals, sea
 from retrieval.plots import plot_training
 from retrieval.predictors import build
 from retrieval.predictors.base import Predictor
-from retrieval.recipes import Recipe
+from retrieval.recipes import Recipe, TowersRecipe
 from retrieval.search import Searcher
 from retrieval.sequences import CONTEXT, Sequences, needed
 from retrieval.training import Outcome, Schedule, forget, train
@@ -41,7 +41,7 @@ BANK = 40_000  # chunks they are looked for among, at most: a small bank flatter
 SAME_COSINE = 0.005  # to the mean vector's, with predictions that hardly differ: collapsed
 # a spread is 1 − length of the mean; predictions are held against the targets' (MiniLM: about .5, others: .1)
 HARDLY, LEAST_SPREAD = 0.4, 0.04
-_AT_ONCE = 128
+_AT_ONCE, _PASSAGES = 128, 8192
 
 
 def loss_of(recipe: Recipe) -> Loss:
@@ -63,20 +63,14 @@ class PredictorTask:
         self, model: Predictor, batches: Batches, watched: Watched, recipe: Recipe, device: torch.device
     ) -> None:
         self.model = model
-        self._batches = batches
+        self._steps = Steps(batches)
         self._watched = watched
         self._loss = loss_of(recipe)
         self._device = device
-        self._epoch: tuple[int, list[list[Run]]] = (-1, [])
-        self.per_epoch = len(batches.epoch(0))
+        self.per_epoch = self._steps.per_epoch
 
     def loss(self, step: int) -> Tensor:
-        epoch, number = divmod(step, self.per_epoch)
-        if self._epoch[0] != epoch:
-            self._epoch = epoch, self._batches.epoch(epoch)
-        plan = self._epoch[1]
-        number %= len(plan)  # random first runs may make an epoch a batch shorter or longer than the first one
-        batch = self._batches.read(plan[number], epoch, number)
+        batch, _, _ = self._steps.at(step)
         bank = torch.from_numpy(batch.bank).to(self._device)
         places = torch.from_numpy(batch.context).to(self._device)
         mask = torch.from_numpy(batch.mask).to(self._device)
@@ -116,22 +110,33 @@ class Watched:
         target = np.searchsorted(ids, asked.target)
         self._target = torch.from_numpy(target).to(device)
         self._own = torch.from_numpy(target[:, None] + np.arange(-CONTEXT, 0)).to(device)
-        self.copy_last = self._judge(self._context[:, -1])
+        self.copy_last = self._judge(self._context[:, -1], self._bank)
         truths = self._bank[self._target]
         mean = torch.nn.functional.normalize(truths.mean(dim=0), dim=0)
         self.mean_cosine = float((truths @ mean).mean())
         self.spread = float(1 - truths.mean(dim=0).norm())
 
-    def figures(self, model: Predictor) -> dict[str, float]:
-        """Of the model in its present state."""
+    def figures(self, model: Predictor, passages: Callable[[Tensor], Tensor] | None = None) -> dict[str, float]:
+        """Of the model in its present state. With a P tower the target is looked for among `passages` of the chunks;
+        "cosine" is that to the chunk as the encoder made it all the same."""
         with torch.no_grad():
             blocks = range(0, self.windows, _AT_ONCE)
             pairs = ((self._context[at : at + _AT_ONCE], self._mask[at : at + _AT_ONCE]) for at in blocks)
-            return self._judge(torch.cat([model(context, mask) for context, mask in pairs]))
+            predicted = torch.cat([model(context, mask) for context, mask in pairs])
+            if passages is None:
+                return self._judge(predicted, self._bank)
+            bank = torch.cat([passages(rows) for rows in torch.split(self._bank, _PASSAGES)])
+            truths = bank[self._target]
+            return {
+                **self._judge(predicted, bank),
+                "kept": float((bank * self._bank).sum(dim=1).mean()),  # what is left of the encoder's space
+                "passage_cosine": float((predicted * truths).sum(dim=1).mean()),
+                "passage_spread": float(1 - truths.mean(dim=0).norm()),
+            }
 
-    def _judge(self, predicted: Tensor) -> dict[str, float]:
+    def _judge(self, predicted: Tensor, bank: Tensor) -> dict[str, float]:
         blocks = range(0, self.windows, _AT_ONCE)
-        ranks = torch.cat([self._ranks(predicted[at : at + _AT_ONCE], at) for at in blocks])
+        ranks = torch.cat([self._ranks(predicted[at : at + _AT_ONCE], bank, at) for at in blocks])
         return {
             "MRR": float(torch.where(ranks <= 50, 1.0 / ranks, 0.0).mean()),
             **{f"R@{k}": float((ranks <= k).float().mean()) for k in (1, 5, 20)},
@@ -139,9 +144,9 @@ class Watched:
             "spread": float(1 - predicted.mean(dim=0).norm()),
         }
 
-    def _ranks(self, predicted: Tensor, at: int) -> Tensor:
+    def _ranks(self, predicted: Tensor, bank: Tensor, at: int) -> Tensor:
         """Ties count as ahead, or a constant prediction would look perfect; so does all where a score is no number."""
-        scores = predicted @ self._bank.T
+        scores = predicted @ bank.T
         target = self._target[at : at + len(predicted)]
         own = scores.gather(1, target[:, None])
         scores.scatter_(1, self._own[at : at + len(predicted)], -2.0)
@@ -153,13 +158,20 @@ class Watched:
         targets that hardly differ themselves prove nothing either."""
         if self.spread < 1e-3:
             return None
-        near = abs(figures["cosine"] - self.mean_cosine) <= SAME_COSINE and figures["spread"] < HARDLY * self.spread
-        if not near and figures["spread"] >= LEAST_SPREAD * self.spread:
+        towers = "passage_spread" in figures
+        cosine = figures["passage_cosine" if towers else "cosine"]
+        spread = figures["passage_spread"] if towers else self.spread
+        mean_cosine = 1 - spread if towers else self.mean_cosine  # the same: a mean's length is its mean cosine
+        near = abs(cosine - mean_cosine) <= SAME_COSINE and figures["spread"] < HARDLY * spread
+        least = LEAST_SPREAD * self.spread  # two towers can collapse into one point
+        if not near and figures["spread"] >= LEAST_SPREAD * spread and spread >= least:
             return None
+        remedy = (
+            "lower --rate" if towers else "start at the context (--anchored), lower --rate, or train with --contrast"
+        )
         return (
-            f"the predictions have collapsed: their cosine to the truth is {figures['cosine']:.3f}, the mean vector's "
-            f"is {self.mean_cosine:.3f}, and they differ from each other by {figures['spread']:.3f} only; "
-            "start at the context (--anchored), lower --rate, or train with --contrast"
+            f"the predictions have collapsed: their cosine to the truth is {cosine:.3f}, the mean vector's "
+            f"is {mean_cosine:.3f}, and they differ from each other by {figures['spread']:.3f} only; {remedy}"
         )
 
 
@@ -198,22 +210,87 @@ def train_predictor(
     """
     began = time.perf_counter()
     where = torch.device(device)
+    given = material(searcher, recipe, limit, where)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        model = build(kind, given.sequences.dim, anchored=anchored, options=options)
+    if start is not None:
+        _begin_with(start, model, kind, searcher.fingerprint)
+    model.to(where)
+    task = PredictorTask(model, given.batches, given.watched, recipe, where)
+    schedule = schedule_of(recipe, task.per_epoch)
+    config = ModelConfig(
+        kind=kind,
+        dim=given.sequences.dim,
+        context=CONTEXT,
+        anchored=anchored,
+        options=options or {},
+        encoder=searcher.fingerprint,
+        chunking=searcher.generation.manifest.facts["chunking"],
+        parameters=sum(value.numel() for value in model.parameters() if value.requires_grad),
+        trained={"data": given.data, "recipe": asdict(recipe), "command": command},
+    )
+    note(
+        f"{kind}{' anchored' if anchored else ''}: {config.parameters:,} parameters, {given.said}, "
+        f"{schedule.steps:,} steps"
+    )
+    identity = {**identity_of(config, searcher), "start": str(start)}
+    outcome = train(task, schedule, folder, log=folder / LOG, identity=identity, quiet=quiet)
+    given.refuse_collapse(outcome)
+    model.to("cpu").eval()
+    write_weights(folder / WEIGHTS, model, half=half)
+    if half:  # what is stored is what is judged and exported
+        load_weights(folder / WEIGHTS, model)
+    export(model, folder, config.dim)
+    return finished(folder, name, config, outcome, given, began)
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What a training is given: the training articles, their batches, and the validation windows to be watched on."""
+
+    collection: str
+    sequences: Sequences
+    batches: Batches
+    watched: Watched
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """As a model's config tells it."""
+        return {
+            "collection": self.collection,
+            "train_articles": len(self.sequences.articles),
+            "train_windows": self.batches.total,
+            "valid_windows": self.watched.windows,
+        }
+
+    @property
+    def said(self) -> str:
+        return (
+            f"{self.batches.total:,} windows of {len(self.sequences.articles):,} articles, "
+            f"watched on {self.watched.windows:,} windows"
+        )
+
+    def refuse_collapse(self, outcome: Outcome) -> None:
+        collapsed = self.watched.collapse(outcome.best)
+        if collapsed:
+            raise LookaheadError(collapsed)
+
+
+def material(searcher: Searcher, recipe: Recipe | TowersRecipe, limit: int | None, device: torch.device) -> Material:
+    """Of a collection; one without windows to train on or to be watched on is refused."""
     collection = searcher.generation.path.parent.name
     sequences = Sequences(some_articles(searcher.store.articles(Split.TRAIN), limit, recipe.seed), searcher.vectors)
     needed(sequences, Split.TRAIN, collection)
     valid = Sequences(searcher.store.articles(Split.VALID), searcher.vectors)
     needed(valid, Split.VALID, collection)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
-        model = build(kind, sequences.dim, anchored=anchored, options=options)
-    if start is not None:
-        _begin_with(start, model, kind, searcher.fingerprint)
-    model.to(where)
-    watched = Watched(valid, where)
     batches = Batches(sequences, windows=recipe.windows, run=recipe.run, short=recipe.short, seed=recipe.seed)
-    task = PredictorTask(model, batches, watched, recipe, where)
-    steps = max(1, round(recipe.epochs * task.per_epoch))
-    schedule = Schedule(
+    return Material(collection, sequences, batches, Watched(valid, device))
+
+
+def schedule_of(recipe: Recipe | TowersRecipe, per_epoch: int) -> Schedule:
+    steps = max(1, round(recipe.epochs * per_epoch))
+    return Schedule(
         steps=steps,
         every=max(1, steps // recipe.checks),
         rate=recipe.rate,
@@ -223,41 +300,20 @@ def train_predictor(
         seed=recipe.seed,
         precision=recipe.precision,
         score=recipe.watch,
+        per_epoch=per_epoch,
     )
-    facts = searcher.generation.manifest.facts
-    data = {
-        "collection": collection,
-        "train_articles": len(sequences.articles),
-        "train_windows": batches.total,
-        "valid_windows": watched.windows,
-    }
-    config = ModelConfig(
-        kind=kind,
-        dim=sequences.dim,
-        context=CONTEXT,
-        anchored=anchored,
-        options=options or {},
-        encoder=searcher.fingerprint,
-        chunking=facts["chunking"],
-        parameters=sum(value.numel() for value in model.parameters() if value.requires_grad),
-        trained={"data": data, "recipe": asdict(recipe), "command": command},
-    )
-    note(
-        f"{kind}{' anchored' if anchored else ''}: {config.parameters:,} parameters, {batches.total:,} windows of "
-        f"{len(sequences.articles):,} articles, {steps:,} steps, watched on {watched.windows:,} windows"
-    )
+
+
+def identity_of(config: ModelConfig, searcher: Searcher) -> dict[str, Any]:
+    """What a checkpoint must be of to be taken up."""
     identity = {key: value for key, value in config.as_json().items() if key in _IDENTITY}
-    identity |= {"data": data, "recipe": asdict(recipe), "start": str(start)}
-    identity |= {"generation": searcher.generation.manifest.name}
-    outcome = train(task, schedule, folder, log=folder / LOG, identity=identity, quiet=quiet)
-    collapsed = watched.collapse(outcome.best)
-    if collapsed:
-        raise LookaheadError(collapsed)
-    model.to("cpu").eval()
-    write_weights(folder / WEIGHTS, model, half=half)
-    if half:  # what is stored is what is judged and exported
-        load_weights(folder / WEIGHTS, model)
-    export(model, folder, sequences.dim)
+    identity |= {key: config.trained[key] for key in ("data", "recipe")}
+    return {**identity, "generation": searcher.generation.manifest.name}
+
+
+def finished(folder: Path, name: str, config: ModelConfig, outcome: Outcome, given: Material, began: float) -> Trained:
+    """Writes what is left of a model when its weights and graphs are there, config.json last."""
+    watched = given.watched
     seconds = time.perf_counter() - began
     took = {
         "valid": outcome.best,
@@ -269,7 +325,7 @@ def train_predictor(
         "mean_vector_cosine": watched.mean_cosine,
     }
     config = replace(config, trained={**config.trained, **took}, seals=seal(folder))
-    plot_training(outcome.history, watched.copy_last, folder / CURVES, f"{name} on {collection}")
+    plot_training(outcome.history, watched.copy_last, folder / CURVES, f"{name} on {given.collection}")
     write_card(folder, name, config)
     config.write(folder)
     forget(folder)
@@ -287,7 +343,7 @@ def _begin_with(start: Path, model: Predictor, kind: str, encoder: Fingerprint) 
     load_weights(start / WEIGHTS, model)
 
 
-_IDENTITY = ("kind", "dim", "context", "anchored", "options", "encoder", "chunking", "parameters")
+_IDENTITY = ("kind", "dim", "context", "anchored", "options", "tower", "encoder", "chunking", "parameters")
 
 
 def some_articles(articles: list[ArticleRow], windows: int | None, seed: int) -> list[ArticleRow]:

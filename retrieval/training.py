@@ -12,8 +12,9 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from safetensors.torch import save
@@ -25,6 +26,9 @@ from store.generations import write_atomically
 from store.records import LookaheadError
 
 CHECKPOINT = "checkpoint.safetensors"
+HEARTBEAT = "heartbeat.json"  # how far a training is, for whoever looks at its folder
+STEPS = "steps.jsonl"  # what a task tells of each step
+BEAT = 10.0  # seconds between two heartbeats, at least
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,7 @@ class Schedule:
     seed: int = 0
     precision: str = "f32"
     score: str = "MRR"  # the figure that is made large: the best weights are kept, and patience counts by it
+    per_epoch: int = 0  # steps; for the heartbeat only (0: not told)
 
     def rate_at(self, step: int) -> float:
         """The learning rate of step 0 … steps - 1."""
@@ -73,6 +78,24 @@ class Task(Protocol):
         ...
 
 
+@runtime_checkable
+class Telling(Protocol):
+    """A task that has figures of each step beside its loss; they go to `STEPS`, their means to the log."""
+
+    def told(self) -> dict[str, float]:
+        """Of the last step; empty where there is nothing to tell."""
+        ...
+
+
+@runtime_checkable
+class Remembering(Protocol):
+    """A task whose steps depend on more than weights and the number of the step: it is kept in the checkpoint."""
+
+    def memory(self) -> dict[str, Tensor]: ...
+
+    def recall(self, memory: dict[str, Tensor]) -> None: ...
+
+
 @dataclass(slots=True)
 class Outcome:
     """A finished training: the best validation and all of them, and why it ended. The model holds the best weights."""
@@ -93,15 +116,23 @@ class _State:
     history: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
     losses: list[float] = field(default_factory=list)  # since the last validation
+    told: list[dict[str, float]] = field(default_factory=list)  # of each step, where the task tells
 
 
 def train(
-    task: Task, schedule: Schedule, folder: Path, *, log: Path, identity: dict[str, Any], quiet: bool = False
+    task: Task,
+    schedule: Schedule,
+    folder: Path,
+    *,
+    log: Path,
+    identity: dict[str, Any],
+    quiet: bool = False,
+    beat: float = BEAT,
 ) -> Outcome:
     """Trains `task.model` in place and leaves it at its best weights.
 
-    `folder` holds the checkpoint meanwhile, `log` a JSON line a validation. A checkpoint is taken up only when its
-    `identity` (data, recipe, model) is equal; another's is refused.
+    `folder` holds the checkpoint meanwhile, and a heartbeat every `beat` seconds; `log` gets a JSON line a validation.
+    A checkpoint is taken up only when its `identity` (data, recipe, model) is equal; another's is refused.
     """
     model = task.model
     optimizer = torch.optim.AdamW(_groups(model, schedule.decay), lr=schedule.rate)
@@ -112,8 +143,9 @@ def train(
     path = folder / CHECKPOINT
     folder.mkdir(parents=True, exist_ok=True)
     if path.exists():
-        state = _resume(path, identity, model, optimizer, average, best)
+        state = _resume(path, identity, task, optimizer, average, best)
     started = time.perf_counter() - state.seconds
+    beaten = -math.inf
     ended = "all steps done"
     on_gpu = next(model.parameters()).is_cuda
     with bar("training", schedule.steps, "steps", quiet=quiet) as shown, _own_randomness(on_gpu):
@@ -144,12 +176,18 @@ def train(
             if not math.isfinite(state.losses[-1]):
                 path.unlink(missing_ok=True)  # going on from it would end here again
                 raise LookaheadError(f"the loss is {state.losses[-1]} at step {state.step}; try a lower --rate")
+            if isinstance(task, Telling) and (told := task.told()):
+                state.told.append({"step": state.step, "loss": state.losses[-1], **told})
+            if time.perf_counter() - beaten >= beat:
+                beaten = time.perf_counter()
+                _beat(folder / HEARTBEAT, schedule, state, beaten - started)
             if state.step % schedule.every and state.step < schedule.steps:
                 continue
             with _weights(model, average):
                 model.eval()
                 figures = task.validate(state.step)
                 line = {"step": state.step, "loss": sum(state.losses) / len(state.losses), **figures}
+                line |= _means(state)
                 line["rate"] = schedule.rate_at(state.step - 1)
                 state.losses.clear()
                 state.history.append(line)
@@ -159,19 +197,22 @@ def train(
             shown.set_postfix(_shown(line, schedule.score), refresh=False)
             state.seconds = time.perf_counter() - started
             _write_log(log, state.history)
+            if state.told:
+                _write_log(log.with_name(STEPS), state.told)
             trouble = task.trouble(figures, state.step / schedule.steps)
             if trouble:
                 path.unlink(missing_ok=True)
                 raise LookaheadError(f"stopped at step {state.step}: {trouble}")
-            _save(path, identity, state, model, optimizer, average, best)
+            _save(path, identity, state, task, optimizer, average, best)
     model.load_state_dict(best)
     model.eval()
     return Outcome(state.best, state.best_step, state.history, state.seconds, state.step, ended)
 
 
 def forget(folder: Path) -> None:
-    """Removes the checkpoint of a finished training."""
-    (folder / CHECKPOINT).unlink(missing_ok=True)
+    """Removes what is of use only while a training goes on."""
+    for name in (CHECKPOINT, HEARTBEAT):
+        (folder / name).unlink(missing_ok=True)
 
 
 def _groups(model: nn.Module, decay: float) -> list[dict[str, Any]]:
@@ -223,6 +264,31 @@ def _shown(line: dict[str, float], score: str) -> dict[str, str]:
     return {name: f"{line[name]:.3f}" for name in names}
 
 
+def _means(state: _State) -> dict[str, float]:
+    """Of what was told of the steps since the last validation."""
+    since = state.history[-1]["step"] if state.history else 0
+    fresh = [told for told in state.told if told["step"] > since]
+    names = dict.fromkeys(name for told in fresh for name in told if name not in ("step", "loss"))
+    values = {name: [told[name] for told in fresh if name in told] for name in names}
+    return {name: sum(them) / len(them) for name, them in values.items()}
+
+
+def _beat(path: Path, schedule: Schedule, state: _State, seconds: float) -> None:
+    """Whole or not at all, but not worth waiting for the disk."""
+    told = {
+        "step": state.step,
+        "steps": schedule.steps,
+        "epoch": round(state.step / schedule.per_epoch, 4) if schedule.per_epoch else None,
+        "loss": state.losses[-1] if math.isfinite(state.losses[-1]) else None,
+        "rate": schedule.rate_at(state.step - 1),
+        "valid": state.history[-1] if state.history else {},
+        "told": state.told[-1] if state.told else {},
+        "seconds": round(seconds, 1),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    write_atomically(path, json.dumps(told).encode(), sync=False)
+
+
 def _write_log(log: Path, history: list[dict[str, float]]) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(log, "".join(json.dumps(line) + "\n" for line in history).encode(), sync=False)
@@ -235,16 +301,18 @@ def _save(
     path: Path,
     identity: dict[str, Any],
     state: _State,
-    model: nn.Module,
+    task: Task,
     optimizer: torch.optim.Optimizer,
     average: dict[str, Tensor],
     best: dict[str, Tensor],
 ) -> None:
-    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    tensors = {f"model.{name}": value for name, value in task.model.state_dict().items()}
     tensors |= {f"average.{name}": value for name, value in average.items()}
     tensors |= {f"best.{name}": value for name, value in best.items()}
     for number, parts in optimizer.state_dict()["state"].items():
         tensors |= {f"adamw.{number}.{name}": torch.as_tensor(value) for name, value in parts.items()}
+    if isinstance(task, Remembering):
+        tensors |= {f"memory.{name}": value for name, value in task.memory().items()}
     header = {"identity": json.dumps(identity, sort_keys=True), "state": json.dumps(asdict(state))}
     write_atomically(path, save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, header))
 
@@ -252,7 +320,7 @@ def _save(
 def _resume(
     path: Path,
     identity: dict[str, Any],
-    model: nn.Module,
+    task: Task,
     optimizer: torch.optim.Optimizer,
     average: dict[str, Tensor],
     best: dict[str, Tensor],
@@ -266,7 +334,7 @@ def _resume(
             f"{path} is of another training (different: {', '.join(other)}); "
             "train under another --name, or add --restart to begin again"
         )
-    model.load_state_dict(_part(tensors, "model."))
+    task.model.load_state_dict(_part(tensors, "model."))
     for own, prefix in ((average, "average."), (best, "best.")):
         for name, value in _part(tensors, prefix).items():
             own[name].copy_(value)
@@ -276,6 +344,8 @@ def _resume(
         number, what = name.split(".")
         raw["state"].setdefault(int(number), {})[what] = value
     optimizer.load_state_dict(raw)
+    if isinstance(task, Remembering):
+        task.recall(_part(tensors, "memory."))
     return _State(**json.loads(header["state"]))
 
 

@@ -7,19 +7,22 @@ import re
 import shutil
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 from tiny_models import SUM, write_model
+from tiny_pipelines import write_reranker, write_towers
 
 import cli
 from cli import main
 from index.build import Choices, ingest
 from index.hashing import HashingEncoder
 from retrieval import models
-from retrieval.models import CONFIG, GRAPH_WEIGHTS, models_folder
+from retrieval.models import CONFIG, GRAPH_WEIGHTS, TOWER_WEIGHTS, models_folder
+from retrieval.rerankers import RERANKER_WEIGHTS
 from store.generations import Collection
 from store.sources import open_source
 
@@ -150,7 +153,7 @@ def test_a_model_of_the_collection_is_used_and_named_so(home: Path) -> None:
 
 def test_json_is_the_facts_and_then_a_passage_a_line(home: Path) -> None:
     facts, passages = rows(predict(home, "--article", "Long Walk", "--position", "2", "--json"))
-    assert list(facts) == ["context", "model", "truth", "notes"]
+    assert list(facts) == ["context", "model", "way", "truth", "notes"]
     assert facts["context"] == {"title": "Long Walk", "page_id": 1, "position": 2, "chunks": 2, "texts": WALK[:2]}
     assert facts["notes"] == []
     truth = facts["truth"]
@@ -288,3 +291,104 @@ def test_a_process_reads_its_standard_input_and_loads_no_torch(home: Path) -> No
     loaded = set(told.stderr.split())
     assert {"openvino", "numpy"} <= loaded
     assert not loaded & {"torch", "transformers", "matplotlib", "safetensors"}
+
+
+# -- with a P tower and a reranker ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def towered(home: Path, shipped: Path) -> Path:
+    """The home with `towers` shipped as the best model, and a reranker of lists of six over it."""
+    model = write_towers(shipped / "towers", trained={"valid": {"MRR": 0.4}})
+    write_reranker(shipped / "rerankers" / "towers", model)
+    return home
+
+
+def test_the_first_question_makes_the_space_and_says_so_once(towered: Path) -> None:
+    asked = ("--article", "Long Walk", "--position", "1", "-k", "2")
+    first = predict(towered, *asked)
+    assert first.exit_code == 0, first.stderr
+    assert first.stderr == "building the space of model towers for wiki, 4 chunks: there is none yet\n"
+    assert re.fullmatch(
+        r"the true next chunk came at rank \d of 3 \(copying the last chunk: rank 1\); "
+        r"model towers \(came with the program\) with P tower, its best 6 reranked, cosine 0\.\d{3}",
+        first.stdout.splitlines()[-1],
+    )
+    again = predict(towered, *asked)
+    assert (again.stdout, again.stderr) == (first.stdout, "")
+
+
+def test_the_way_is_told_in_json_and_changed_by_options(towered: Path) -> None:
+    asked = ("--article", "Long Walk", "--position", "1", "--json")
+    facts, passages = rows(predict(towered, *asked))
+    assert facts["way"] == {"tower": True, "reranked": True, "candidates": 6, "assist": 0, "variety": None}
+    assert sum(float(str(one["score"])) for one in passages) == pytest.approx(1.0, abs=1e-3)
+    facts, passages = rows(predict(towered, *asked, "--no-rerank"))
+    assert facts["way"] == {"tower": True, "reranked": False, "candidates": 0, "assist": 0, "variety": None}
+    assert [one["score"] for one in passages] == [one["dense"] for one in passages]
+    facts, _ = rows(predict(towered, *asked, "--assist", "2", "--variety", ".7"))
+    assert facts["way"] == {"tower": True, "reranked": True, "candidates": 6, "assist": 2, "variety": 0.7}
+    line = predict(towered, *asked[:-1], "--assist", "2", "--variety", ".7").stdout.splitlines()[-1]
+    assert "with P tower, its best 6 reranked, 2 of them from the article, variety 0.7, cosine" in line
+    facts, _ = rows(predict(towered, *asked, "--model", "amn"))
+    assert facts["way"] == {"tower": False, "reranked": False, "candidates": 0, "assist": 0, "variety": None}
+    facts, _ = rows(predict(towered, "--text", WALK[0], "--json", "--rerank"))
+    assert facts["way"]["reranked"]  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--text", "x", "--assist", "3"], "--assist takes chunks of the article at hand; say which with --article"),
+        (["-", "--assist", "0"], "--assist takes chunks of the article at hand"),
+        (["--article", "Tea", "--assist", "41"], "--assist is between 0 and 40, not 41"),
+        (["--article", "Tea", "--variety", "2"], "--variety is between 0 .* and 1 .*, not 2"),
+        (["--text", "x", "--model", "amn", "--rerank"], "no reranker over model amn; run: lookahead train reranker"),
+    ],
+)
+def test_what_a_pipeline_cannot_do_is_refused_and_nothing_is_written(
+    towered: Path, arguments: list[str], said: str
+) -> None:
+    before = everything_in(towered.parent)
+    refused(predict(towered, *arguments), said)
+    assert everything_in(towered.parent) == before
+
+
+def test_a_damaged_part_is_told_in_one_line(towered: Path, shipped: Path) -> None:
+    asked = ("--article", "Long Walk", "--position", "1", "-k", "1")
+    sound = predict(towered, *asked).stdout
+    space = models_folder(Collection(towered / "collections" / "wiki")) / "spaces" / "towers"
+    (space / "vectors" / "00000.npy").write_bytes(b"")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        mended = predict(towered, *asked)
+    assert mended.stdout == sound
+    assert re.search(
+        r"WARNING: the space .*towers is damaged \(vectors/00000\.npy: .*\) and is made again", mended.stderr
+    )
+    (shipped / "rerankers" / "towers" / RERANKER_WEIGHTS).write_bytes(b"")
+    refused(predict(towered, *asked), r"reranker\.bin is damaged")
+    assert predict(towered, *asked, "--no-rerank").exit_code == 0
+    (shipped / "towers" / TOWER_WEIGHTS).write_bytes(b"")
+    refused(predict(towered, *asked, "--no-rerank"), r"tower\.bin is damaged")
+
+
+def test_the_pipeline_is_timed_stage_by_stage(towered: Path, tmp_path: Path) -> None:
+    """Twelve long articles, of which some are in the test split."""
+    text = " ".join(f"Sentence number {number} has quite exactly ten words in it." for number in range(8))
+    pages = ({"page_id": page, "title": f"Article {page}", "text": text} for page in range(100, 140))
+    (tmp_path / "b.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pages), encoding="utf-8")
+    choices = Choices(encoder="hashing", words=10, workers=1, quiet=True)
+    ingest(Collection(towered / "collections" / "wiki"), [open_source(tmp_path / "b.jsonl", "jsonl")], choices)
+    told = run(towered, "bench", "pipeline", "--windows", "20", "--json", "-c", "wiki")
+    assert told.exit_code == 0, told.stderr
+    figures = {row["what"]: row["value"] for row in map(json.loads, told.stdout.splitlines())}
+    assert figures["chunks searched"] == 324
+    assert figures["candidates of a list"] == 6
+    stages = ["predicting (Q tower)", "index of the passages", "vectors and first score", "list and reranker"]
+    assert all(figures[f"{stage}, p50"] > 0 for stage in stages)
+    assert sum(figures[f"{stage}, p50"] for stage in stages) < 3 * figures["all of it, p95"]
+    assert "index of the collection, p50" not in figures  # the decayed mean has no part in this one's score
+    plain = run(towered, "bench", "pipeline", "--windows", "20", "-c", "wiki", "--model", "amn")
+    assert "| predicting (Q tower), p50 | " in plain.stdout
+    assert "reranker" not in plain.stdout

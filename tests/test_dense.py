@@ -446,3 +446,44 @@ def test_nothing_is_printed_by_the_library(tmp_path: Path, capfd: pytest.Capture
     for kind in KINDS:
         built(kept(tmp_path / "v", table), tmp_path / kind.value, kind, table[:8])
     assert capfd.readouterr() == ("", "")
+
+
+# -- many questions of one bank in memory --------------------------------------------------------------------
+
+
+def asked_in_blocks(bank: Floats, queries: Floats, k: int) -> tuple[NDArray[np.int64], Floats]:
+    found = list(dense.nearest(bank, iter([queries[:10], queries[10:]]), k))
+    assert [len(rows) for rows, _ in found] == [10, len(queries) - 10]
+    return np.concatenate([rows for rows, _ in found]), np.concatenate([scores for _, scores in found])
+
+
+def test_the_nearest_of_a_bank_are_exact_where_it_is_small() -> None:
+    rng = np.random.default_rng(0)
+    bank, queries = (normalised(rng.normal(size=(many, 6)).astype(np.float32)) for many in (50, 25))
+    rows, scores = asked_in_blocks(bank, queries, 4)
+    cosines = queries @ bank.T
+    np.testing.assert_array_equal(rows, np.argsort(-cosines, axis=1)[:, :4])
+    np.testing.assert_allclose(scores, np.take_along_axis(cosines, rows, axis=1), atol=1e-6)
+
+
+def test_a_bank_with_too_few_is_padded() -> None:
+    bank = np.eye(3, dtype=np.float32)
+    ((rows, scores),) = dense.nearest(bank.astype(np.float16), [bank[:1]], 5)
+    assert rows[0].tolist()[:1] == [0]
+    assert rows[0].tolist()[3:] == [-1, -1]
+    assert scores[0].tolist() == [1, 0, 0, -np.inf, -np.inf]
+
+
+def test_a_large_bank_is_searched_in_part_and_the_same_part_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dense, "FLAT_BELOW", 1000)
+    monkeypatch.setattr(dense, "_ADDED", 1500)  # in two blocks
+    rng = np.random.default_rng(0)
+    topics = rng.normal(size=(40, 8))
+    bank = normalised((topics[rng.integers(0, 40, 2500)] + 0.3 * rng.normal(size=(2500, 8))).astype(np.float32))
+    queries = normalised(bank[:40] + np.float32(0.05) * rng.normal(size=(40, 8)).astype(np.float32))
+    rows, scores = asked_in_blocks(bank, queries, 5)
+    cosines = queries @ bank.T
+    exact = np.argsort(-cosines, axis=1)[:, :5]
+    assert np.mean([len({*one} & {*other}) / 5 for one, other in zip(rows, exact, strict=True)]) > 0.9
+    np.testing.assert_allclose(scores, np.take_along_axis(cosines, rows, axis=1), atol=2e-3)
+    np.testing.assert_array_equal(asked_in_blocks(bank, queries, 5)[0], rows)

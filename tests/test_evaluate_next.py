@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from ir_measures import RR, Success
 from tiny_articles import article_rows, sequences_of, vectors_of, wandering
 from tiny_models import SUM, write_model
+from tiny_pipelines import BY_LAST, write_reranker, write_towers
 
 from cli import main
 from index.build import Choices, ingest
@@ -322,6 +323,12 @@ def test_measures_are_those_of_the_metrics_module() -> None:
     assert found["MRR@50"] == pytest.approx(reciprocal_rank(ranks, 50))
 
 
+def test_contain_counts_the_ranks_before_a_reranker_came() -> None:
+    found = Judged(np.array([1.0, 60.0, np.inf]), before=np.array([60.0, 50.0, 51.0])).measures()
+    assert found["Contain@50"].tolist() == [0, 1, 0]
+    assert found["R@50"].tolist() == [1, 0, 0]
+
+
 def test_the_published_draw_takes_whole_articles_of_its_sizes(tmp_path: Path) -> None:
     counts = [5, 14, 15, 60, 61, 200, *([35] * 80)]
     sequences = Sequences(article_rows(counts), vectors_of(tmp_path, np.ones((sum(counts), 2), np.float32)))
@@ -472,6 +479,138 @@ def test_models_are_compared_with_the_best_baseline(
     assert len(report["tables"][1]["against"]) == 6
     assert {row["name"] for row in json.loads(one)["tables"][0]["rows"]} == {"gru", "random in article", "oracle"}
     assert one_code == 0
+
+
+@pytest.fixture
+def towered(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The home with models of its own: towers and amn, each with a reranker over lists of six, and gru without one."""
+    monkeypatch.setattr(models, "SHIPPED", tmp_path / "shipped")
+    shutil.copytree(home, tmp_path / "home")
+    own = tmp_path / "home" / "collections" / "wiki" / "models"
+    write_towers(own / "towers", trained={"valid": {"MRR": 0.4}})
+    write_model(own / "amn")
+    write_model(own / "gru", SUM)
+    write_reranker(own / "rerankers" / "towers", own / "towers", BY_LAST, blend=0.5)
+    write_reranker(own / "rerankers" / "amn", own / "amn", BY_LAST)
+    return tmp_path / "home"
+
+
+Told = dict[str, dict[str, dict[str, float]]]  # row → measure → mean, low, high
+
+
+def rows_in(table: dict[str, list[dict[str, object]]]) -> Told:
+    return {row["name"]: row["measures"] for row in table["rows"]}  # type: ignore[misc]
+
+
+def test_a_model_with_a_reranker_gets_two_rows_in_every_bank(towered: Path, tmp_path: Path) -> None:
+    out_folder, every = tmp_path / "out", [part for bank in Bank for part in ("--bank", bank.value)]
+    code, out, err = run_cli(
+        towered, "next", "-c", "wiki", "--json", "--out", str(out_folder), "--ood", "other", *every
+    )
+    assert code == 0, err
+    report = json.loads(out)
+    names = ["towers", "towers + reranker", "amn", "amn + reranker", "gru"]
+    assert report["models"] == names
+    assert report["asides"] == []
+    for table in (*report["tables"], *report["outside"][0]["tables"]):
+        rows = rows_in(table)
+        assert list(rows)[:5] == names
+        assert table["reranked"] == ["towers + reranker", "amn + reranker"]
+        assert {one["model"] for one in table["against"]} == set(names)
+        assert set(rows["towers"]) - set(rows["towers + reranker"]) == {"cosine"}
+        # it scores by the last chunk, which is what amn predicts, so that it leaves amn's order as it is
+        for measure in ("R@1", "R@5", "R@50", "Contain@50"):
+            assert rows["amn + reranker"][measure] == pytest.approx(rows["amn"][measure], abs=0.02)
+        assert rows["towers"]["cosine"]["mean"] < rows["copy-last"]["cosine"]["mean"] + 1e-3
+    metrics = json.loads((towered / "collections/wiki/models/towers/metrics.json").read_text(encoding="utf-8"))
+    for table in report["tables"]:
+        if (table["bank"], table["view"]) == ("heldout", "new"):
+            assert metrics["rows"]["towers + reranker"] == rows_in(table)["towers + reranker"]
+    card = (towered / "collections/wiki/models/towers/card.md").read_text(encoding="utf-8")
+    assert "| towers | " in card
+    assert "| towers + reranker | " in card
+    assert "- reranked, R@5 against " in card
+    assert {"recall.png", "ranks.png", "report.md"} <= {path.name for path in out_folder.iterdir()}
+    assert "| amn + reranker | " in (out_folder / "report.md").read_text(encoding="utf-8")
+
+
+def test_without_rerankers_there_is_one_row_a_model_and_no_card(towered: Path) -> None:
+    asked = ("next", "-c", "wiki", "--json", "--model", "towers")
+    code, out, err = run_cli(towered, *asked, "--no-rerank")
+    assert code == 0, err
+    assert json.loads(out)["models"] == ["towers"]
+    assert not (towered / "collections/wiki/models/towers/metrics.json").exists()
+    code, out, err = run_cli(towered, *asked, "--rerank", "--assist", "4", "--variety", ".5", "--no-baselines")
+    assert code == 0, err
+    report = json.loads(out)
+    rows = ["towers", "towers + reranker", "towers + reranker, assist 4", "towers + reranker, variety 0.5"]
+    assert report["models"] == rows
+    assert "towers's reranker orders the best 6 by prediction · passage + 0.5 × decayed mean · chunk" in report["notes"]
+    assert any(note.startswith("a row with assist knows which article") for note in report["notes"])
+
+
+def test_an_ablation_is_told_apart_with_the_models_and_the_rule(towered: Path) -> None:
+    asked = ("next", "-c", "wiki", "--model", "towers", "--model", "gru", "--model", "amn", "--ablate")
+    code, out, err = run_cli(towered, *asked, "--bank", "article", "--bank", "heldout", "--json")
+    assert code == 0, err
+    report = json.loads(out)
+    asides = {(one["title"], one["bank"], one["view"]): one for one in report["asides"]}
+    assert len(asides) == len(report["asides"])
+    of_towers = asides["ablation of towers + reranker, each other row less that one", "heldout", "new"]
+    assert [row["name"] for row in of_towers["rows"]] == [
+        "towers + reranker",
+        "towers",
+        "towers + reranker, blend 0",
+        "towers + reranker, assist 40",
+        "towers + reranker, variety 0.7",
+        "towers, assist 40",
+        "towers, variety 0.7",
+    ]
+    assert {one["baseline"] for one in of_towers["against"]} == {"towers + reranker"}
+    assert {one["measure"] for one in of_towers["against"]} == {"R@5", "Contain@50", "MRR@50"}
+    of_amn = asides["ablation of amn + reranker, each other row less that one", "heldout", "seen"]
+    assert "amn + reranker, blend 0" not in {row["name"] for row in of_amn["rows"]}
+    several = asides["models, each other less towers", "article", "new"]
+    assert [row["name"] for row in several["rows"]] == ["towers", "gru", "amn"]
+    able = asides["models with their rerankers, each other less towers + reranker", "heldout", "new"]
+    assert [row["name"] for row in able["rows"]] == ["towers + reranker", "amn + reranker"]
+    rule = asides["a rule that sees positions, apart from all that see vectors alone", "heldout", "new"]
+    assert rule["rows"][0]["measures"]["R@1"]["mean"] == 1
+    assert rule["against"] == []
+    for one in report["tables"]:
+        assert set(rows_in(one)) & {"towers, assist 40", rule["rows"][0]["name"]} == set()
+        full = rows_in(one)["towers + reranker"]
+        if one["bank"] == "heldout":
+            same = asides["ablation of towers + reranker, each other row less that one", "heldout", one["view"]]
+            assert rows_in(same)["towers + reranker"] == full
+    code, out, err = run_cli(towered, "next", "-c", "wiki", "--rules", "--no-baselines", "--model", "gru")
+    assert code == 0, err
+    assert "rule: the chunk after the last one" in out
+    assert "ablation" not in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--model", "gru", "--rerank"), "no reranker over model gru; run: lookahead train reranker --over gru"),
+        (("--ablate", "--no-rerank"), "--ablate takes rerankers apart and --no-rerank leaves them out"),
+        (("--ablate", "--bank", "full"), "add --bank heldout"),
+        (("--model", "gru", "--ablate"), "--ablate needs a model with a reranker, or several models; run: lookahead"),
+        (("--assist", "41"), "--assist is at most 40, not 41"),
+    ],
+)
+def test_what_cannot_be_reranked_is_one_line(towered: Path, arguments: tuple[str, ...], said: str) -> None:
+    code, out, err = run_cli(towered, "next", "-c", "wiki", "--quiet", *arguments)
+    assert (code, out) == (2, "")
+    (line,) = err.splitlines()
+    assert said in line
+
+
+def test_reranking_needs_a_model(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "SHIPPED", tmp_path)
+    code, out, err = run_cli(home, "next", "-c", "wiki", "--quiet", "--rerank")
+    assert (code, out) == (2, "")
+    assert "no model is for the encoder of wiki, so there is nothing to rerank" in err
 
 
 @pytest.mark.parametrize("name", ["ridge", "oracle"])

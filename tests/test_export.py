@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from retrieval.export import export
+from retrieval.export import export, export_tower
 from retrieval.predictors import KINDS, build
 from retrieval.predictors.base import Anchored, Predictor
+from retrieval.towers import TOWERS, IdentityTower, PassageTower, build_tower
 from store.records import LookaheadError
 
 DIM = 16
@@ -109,4 +110,41 @@ def test_a_graph_that_answers_otherwise_is_refused_and_the_one_before_stays(tmp_
 def test_a_predictor_that_is_still_training_is_our_own_mistake(tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="dropout"):
         export(predictor("mlp", anchored=False).train(), tmp_path, DIM)
+    assert names(tmp_path) == set()
+
+
+# -- P towers ------------------------------------------------------------------------------------------------
+
+
+class Backwards(PassageTower):
+    """Answers one question in another way than several, or as it was."""
+
+    def raw(self, vectors: Tensor) -> Tensor:
+        return -vectors if len(vectors) == 1 else vectors
+
+
+@pytest.mark.parametrize("kind", TOWERS)
+def test_a_p_tower_answers_alike_in_both(tmp_path: Path, kind: str) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        tower = build_tower(kind, DIM).eval()
+    if isinstance(tower, IdentityTower):
+        torch.nn.init.constant_(tower.gain, 3.0)
+    export_tower(tower, tmp_path)
+    assert names(tmp_path) == {"tower.xml", "tower.bin"}
+    graph = ov.Core().compile_model(tmp_path / "tower.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    (port,) = graph.inputs
+    assert (port.get_any_name(), str(port.get_partial_shape())) == ("vectors", f"[?,{DIM}]")
+    assert str(graph.output().get_partial_shape()) == f"[?,{DIM}]"
+    for size in (1, 5, 64):
+        vectors = functional.normalize(torch.randn(size, DIM, generator=torch.Generator().manual_seed(size)), dim=1)
+        with torch.no_grad():
+            wanted = tower(vectors).numpy()
+        assert (graph([vectors.numpy()])[0] * wanted).sum(axis=1).min() > 0.9999
+        assert size == 1 or (vectors.numpy() * wanted).sum(axis=1).min() < 0.9999
+
+
+def test_a_p_tower_whose_graph_answers_otherwise_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(LookaheadError, match=r"of Backwards differs from the trained model \(cosine -1"):
+        export_tower(Backwards(3).eval(), tmp_path)
     assert names(tmp_path) == set()

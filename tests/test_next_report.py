@@ -10,7 +10,7 @@ import pytest
 
 from retrieval.evaluate_next import ORACLE, RANDOM, Bank, Judged, Judgement, View
 from retrieval.metrics import Resampled, bootstrap_interval
-from retrieval.next_report import COMPARED, MEASURES, Against, NextReport
+from retrieval.next_report import COMPARED, MEASURES, RERANKED_MEASURES, Against, Apart, NextReport, reranked
 from retrieval.plots import plot_rank_histogram
 from retrieval.reports import Estimate
 
@@ -182,3 +182,95 @@ def test_another_collection_is_printed_beside_with_copy_last() -> None:
 def test_a_histogram_of_ranks_is_a_picture(tmp_path: Path) -> None:
     plot_rank_histogram({"amn": [1, 2, 900, None], "none": [None], "f$x_$": [5]}, tmp_path / "ranks.png", "ranks")
     assert (tmp_path / "ranks.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def reranking(*apart: Apart) -> NextReport:
+    """amn finds the target third or fourth, its reranker first or not at all, out of lists that have it or not."""
+    third = np.resize([3.0, 4.0], len(ARTICLES))
+    first, contained = np.resize([1.0, 70.0], len(ARTICLES)), np.resize([30.0, 60.0, 2.0, 60.0], len(ARTICLES))
+    rows = {
+        "copy-last": judged([2, 4, 30, 60]),
+        "a rule": Judged(np.ones(len(ARTICLES))),
+        "amn + reranker, with a name that is far longer": Judged(third, before=contained),
+        reranked("amn"): Judged(first, before=contained),
+        "amn": Judged(third, np.full(len(ARTICLES), 0.5)),
+        ORACLE: Judged(*(np.ones(len(ARTICLES)) for _ in range(3)), np.zeros(len(ARTICLES))),
+    }
+    return NextReport.of(
+        [Judgement(Bank.HELDOUT, View.NEW, 1234.0, ARTICLES, rows)],
+        ["amn", reranked("amn"), "amn + reranker, with a name that is far longer", "not judged"],
+        collection="wiki",
+        split="test",
+        protocol="all",
+        shortest=5,
+        articles=40,
+        queries=len(ARTICLES),
+        notes=(),
+        command="lookahead evaluate next --ablate",
+        seed=7,
+        apart=apart,
+    )
+
+
+LONG = "amn + reranker, with a name that is far longer"
+ABLATION = Apart("ablation of amn", (reranked("amn"), "amn", LONG))
+
+
+def test_contain_is_of_the_list_and_eff_is_what_became_of_it() -> None:
+    (table,) = reranking(Apart("rules", ("a rule",))).tables
+    rows = {row.name: row.measures for row in table.rows}
+    assert rows[reranked("amn")]["R@5"].mean == 0.5
+    assert rows[reranked("amn")]["R@50"].mean == 0.5
+    assert rows[reranked("amn")]["Contain@50"].mean == 0.5
+    assert rows[reranked("amn")]["Eff@5"].mean == 1
+    assert rows[LONG]["R@5"].mean == 1
+    assert rows[LONG]["Contain@50"].mean == 0.5
+    assert rows[LONG]["Eff@5"].mean == 2
+    assert set(table.reranked) == {reranked("amn"), LONG}
+    assert list(rows) == ["amn", reranked("amn"), LONG, "copy-last", ORACLE]  # models first, the rule apart
+    assert {one.baseline for one in table.against} == {"copy-last"}
+
+
+def test_a_table_that_reranks_has_contain_in_the_place_of_r20_and_long_names_a_line_of_their_own() -> None:
+    report = reranking(ABLATION, Apart("a rule that sees positions", ("a rule",)))
+    lines = report.table().splitlines()
+    assert max(map(len, lines)) <= 100
+    head = next(line for line in lines if "R@10" in line).split()
+    assert head == ["R@1", "R@3", "R@5", "R@10", "R@50", "Cont.", "MRR", "Eff@5", "cosine", "contr.", "gap"]
+    place = lines.index(LONG)
+    assert lines[place + 1].split()[:6] == [".000", ".500", "1.000", "1.000", "1.000", ".500"]
+    assert any("Contain@50 (Cont.) is R@50 before a reranker came" in line for line in lines)
+    rows = [line for line in report.markdown().splitlines() if line.startswith("| ")]
+    assert rows[0] == "| | " + " | ".join(RERANKED_MEASURES) + " |"
+    assert {line.count("|") for line in rows[:6]} == {len(RERANKED_MEASURES) + 2}
+
+
+def test_rows_apart_are_held_against_the_first_of_them() -> None:
+    report = reranking(ABLATION, Apart("a rule that sees positions", ("a rule",)), Apart("none", ("amn", "unknown")))
+    ablation, rule = report.asides
+    found = {(one.model, one.measure): one for one in ablation.against}
+    assert set(found) == {(name, measure) for name in ("amn", LONG) for measure in ("R@5", "Contain@50", "MRR@50")}
+    assert {one.baseline for one in ablation.against} == {reranked("amn")}
+    assert found["amn", "R@5"].estimate.mean == pytest.approx(0.5)
+    assert found["amn", "R@5"].verdict == "above"
+    assert found["amn", "MRR@50"].estimate.mean == pytest.approx((1 / 3 + 1 / 4) / 2 - 0.5)
+    assert found["amn", "MRR@50"].verdict == "below"
+    assert found[LONG, "Contain@50"].verdict == "no difference"
+    assert [row.name for row in rule.rows] == ["a rule"]
+    assert rule.against == ()
+
+    text = report.table()
+    lines = text[text.index("ablation of amn: bank heldout (1,234 chunks), new") :].splitlines()
+    assert lines[1].split() == ["R@1", "R@5", "R@50", "Cont.", "MRR", "ΔR@5", "ΔCont.", "ΔMRR"]
+    assert lines[2].split() == ["amn", "+", "reranker", ".500", ".500", ".500", ".500", ".500"]
+    assert lines[4].split() == ["amn", ".000", "1.000", "1.000", "1.000", ".292", "+.500", "+.500", "-.208"]
+    assert len(lines[5].split()) == 8
+    assert "Δ: the row less the first row of its table" in text
+    assert "Δ: " not in reranking(Apart("a rule that sees positions", ("a rule",))).table()
+    assert "| +.500 (+." in report.markdown()
+    raw = json.loads(json.dumps(report.as_json()))
+    assert [(one["title"], one["bank"], one["view"]) for one in raw["asides"]] == [
+        ("ablation of amn", "heldout", "new"),
+        ("a rule that sees positions", "heldout", "new"),
+    ]
+    assert raw["asides"][0]["against"][0]["verdict"] == "above"

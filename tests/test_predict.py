@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from tiny_models import COPY_LAST, SUM, write_model
+from tiny_pipelines import AGAINST_PREDICTION, BY_LAST, halved, write_reranker, write_towers
 
 from index.build import Choices, ingest
 from index.dense import normalised
 from index.hashing import HashingEncoder
+from retrieval import candidates
+from retrieval.candidates import decayed, marginal
 from retrieval.models import GRAPH_WEIGHTS, models_folder
-from retrieval.predict import LONGEST_TEXT, LookAhead, Prediction
+from retrieval.predict import LONGEST_TEXT, LookAhead, Prediction, Way
 from retrieval.search import MOST, Searcher
 from store.chunking import ChunkingRules, Prefix
 from store.database import text_key
@@ -410,3 +414,234 @@ def test_a_place_in_an_article_needs_no_encoder(tmp_path: Path) -> None:
         assert after(look, "Tea", 1).truth is not None
         assert "encoder" not in searcher.__dict__
         assert look.text("Green tea.").passages  # loaded when it is needed after all
+
+
+# -- through a P tower, candidates and a reranker ------------------------------------------------------------------
+
+ALL = [text for _, page in PAGES.values() for text in page]
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Searcher, Path]]:
+    """A searcher of its own, whose collection may be written, and the folder of three shipped models: `towers`, `plain`
+    and `turned`, each with a reranker of lists of six."""
+    folder = tmp_path_factory.mktemp("parts")
+    shipped = folder / "shipped"
+    for model, kind, blend in (
+        (write_towers(shipped / "towers"), AGAINST_PREDICTION, 0.5),
+        (write_model(shipped / "plain", SUM), BY_LAST, 0.0),
+        (write_towers(shipped / "turned"), BY_LAST, 0.0),
+    ):
+        write_reranker(shipped / "rerankers" / model.name, model, kind, blend=blend)
+    with Searcher.open(made(folder, PAGES)) as one:
+        yield one, shipped
+
+
+def looking(parts: tuple[Searcher, Path], name: str, **options: Any) -> LookAhead:
+    return LookAhead.open(parts[0], name, shipped=parts[1], **options)
+
+
+def passages(texts: Sequence[str]) -> Floats:
+    """Through the tower."""
+    vectors = unit(texts)
+    return normalised(vectors @ halved(vectors.shape[1]))
+
+
+def first_scores(prediction: Prediction, texts: Sequence[str], *, tower: bool, blend: float) -> Floats:
+    """What the first ranking is by, one chunk after another."""
+    context = np.zeros((1, 5, 128), dtype=np.float32)
+    context[0, 5 - len(prediction.context.texts) :] = unit(prediction.context.texts)
+    mask = np.arange(5)[None] >= 5 - len(prediction.context.texts)
+    rows = passages(texts) if tower else unit(texts)
+    return np.asarray(rows @ prediction.vector + blend * unit(texts) @ decayed(context, mask)[0], dtype=np.float32)
+
+
+def in_order(texts: Sequence[str], scores: Floats) -> list[str]:
+    return [texts[place] for place in np.argsort(-scores, kind="stable")]
+
+
+def others(texts: Sequence[str]) -> list[str]:
+    """Every chunk that is none of these texts, in the order of their ids."""
+    return [text for text in ALL if text_key(text) not in keys(texts)]
+
+
+def test_a_model_with_a_p_tower_searches_its_own_space(parts: tuple[Searcher, Path]) -> None:
+    look = looking(parts, "towers", rerank=False)
+    assert (models_folder(Collection(parts[0].generation.path.parent)) / "spaces" / "towers").is_dir()
+    assert look.way == Way("towers", tower=True, reranked=False, candidates=0, assist=0, variety=None)
+    differs = False
+    for position in range(1, 9):
+        prediction = after(look, "Walk", position, 20)
+        masked = WALK[max(0, position - 5) : position]
+        texts = list({text_key(text): text for text in others(masked)}.values())
+        wanted = in_order(texts, passages(texts) @ prediction.vector)
+        assert keys(texts_of(prediction)) == keys(wanted)
+        differs = differs or wanted != in_order(texts, unit(texts) @ prediction.vector)
+        cosines = passages(texts_of(prediction)) @ prediction.vector
+        assert [one.score for one in prediction.passages] == pytest.approx(cosines.tolist(), abs=2e-3)
+        assert prediction.way == look.way
+    assert differs  # in the encoder's own space the order is another
+
+
+def test_the_true_chunks_rank_is_in_the_models_space_and_copying_stays_in_the_encoders(
+    parts: tuple[Searcher, Path], copying: LookAhead
+) -> None:
+    look = looking(parts, "towers", rerank=False)
+    ranks = []
+    for position in range(1, 8):
+        truth = after(look, "Walk", position).truth
+        vector = after(look, "Walk", position).vector
+        known = after(copying, "Walk", position).truth
+        assert truth is not None
+        assert known is not None
+        rivals = others([*WALK[max(0, position - 5) : position], WALK[position]])
+        cosine = float(passages([WALK[position]])[0] @ vector)
+        assert truth.rank == 1 + int((passages(rivals) @ vector > cosine).sum())
+        assert truth.cosine == pytest.approx(cosine, abs=2e-3)
+        assert (truth.copied, truth.among) == (known.copied, known.among)
+        ranks.append((truth.rank, truth.copied))
+    assert any(rank != copied for rank, copied in ranks)
+
+
+@pytest.mark.parametrize(("name", "tower", "blend"), [("towers", True, 0.5), ("plain", False, 0.0)])
+@pytest.mark.parametrize(("title", "position"), [("Walk", 1), ("Walk", 3), ("Walk", 7), ("Walk", 8), ("Tea", 1)])
+def test_the_best_six_are_reranked_and_the_others_follow_by_the_first_score(
+    parts: tuple[Searcher, Path], name: str, tower: bool, blend: float, title: str, position: int
+) -> None:
+    page = dict(PAGES.values())[title]
+    look = looking(parts, name)
+    assert look.way == Way(name, tower=tower, reranked=True, candidates=6, assist=0, variety=None)
+    prediction = after(look, title, position, 20)
+    texts = others(page[max(0, position - 5) : position])
+    ranked = in_order(texts, first_scores(prediction, texts, tower=tower, blend=blend))
+    listed, behind = ranked[:6], ranked[6:]
+    if name == "towers":
+        scores = -10 * passages(listed) @ prediction.vector
+    else:
+        scores = 10 * unit(listed) @ unit([page[position - 1]])[0]
+    wanted = in_order(listed, scores) + behind
+    once = list(dict.fromkeys(keys(wanted)))
+    assert keys(texts_of(prediction)) == once
+    shares = {text_key(text): share for text, share in zip(listed, np.exp(scores) / np.exp(scores).sum(), strict=True)}
+    for passage in prediction.passages:
+        key = text_key(passage.chunk.text)
+        assert passage.score == pytest.approx(shares.get(key, 0.0), abs=0.02)
+        own = passages([passage.chunk.text]) if tower else unit([passage.chunk.text])
+        assert passage.parts.dense == pytest.approx(float(own[0] @ prediction.vector), abs=2e-3)
+        assert passage.parts.dense_rank == keys(ranked).index(key) + 1
+    truth = prediction.truth
+    assert (truth is None) == (position == 8)
+    if truth is not None:
+        assert title == "Walk" or page[position] not in listed  # one of Tea's is behind its list
+        assert truth.rank == keys(wanted).index(text_key(page[position])) + 1
+        assert truth.place == once.index(text_key(page[position])) + 1
+        assert truth.passage.score == pytest.approx(shares.get(text_key(page[position]), 0.0), abs=0.02)
+
+
+def test_a_text_is_reranked_as_an_articles_end_is_and_what_stands_in_it_is_no_candidate(
+    parts: tuple[Searcher, Path],
+) -> None:
+    look = looking(parts, "towers")
+    inside = after(look, "Walk", 8, 20)
+    told = look.text("\n\n".join(WALK[3:]), 20)
+    without = [text for text in texts_of(inside) if text not in WALK[3:]]
+    assert texts_of(told) == without  # of chunks 3 to 7 the list holds none either way
+    glued = f"One day. {WALK[3].upper()} And so on it went for ever."
+    told = look.text(glued, 20)
+    texts = [text for text in ALL if text != WALK[3]]
+    ranked = in_order(texts, first_scores(told, texts, tower=True, blend=0.5))
+    assert set(keys(texts_of(told)[:5])) <= set(keys(ranked[:6]))
+    assert WALK[3] not in texts_of(told)
+
+
+def test_assistance_brings_chunks_of_the_article_at_hand_into_the_list(
+    parts: tuple[Searcher, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(candidates, "HEAD", 2)
+    look = looking(parts, "turned", assist=3)
+    prediction = after(look, "Walk", 5, 20)
+    assert prediction.way.assist == 3
+    texts = others(WALK[:5])
+    ranked = in_order(texts, first_scores(prediction, texts, tower=True, blend=0.0))
+    own, far = WALK[5:], WALK[7]
+    assert far not in ranked[:6]
+    listed = [*own, *[text for text in ranked if text not in own][:3]]
+    scores = 10 * unit(listed) @ unit([WALK[4]])[0]
+    behind = [text for text in ranked if text not in listed]
+    assert keys(texts_of(prediction)) == list(dict.fromkeys(keys(in_order(listed, scores) + behind)))
+    helped = next(one for one in prediction.passages if one.chunk.text == far)
+    assert helped.parts.dense_rank == ranked.index(far) + 1
+    assert helped.score > 0
+    assert not set(WALK[3:]) & set(texts_of(after(look, "Walk", 8, 20)))  # which are its context
+    plain = after(looking(parts, "turned"), "Walk", 5, 20)
+    assert next(one for one in plain.passages if one.chunk.text == far).score == 0
+    assert sorted(texts_of(plain)) == sorted(texts_of(prediction))
+
+
+def test_without_a_reranker_they_stand_behind_the_very_best(
+    parts: tuple[Searcher, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(candidates, "HEAD", 2)
+    look = looking(parts, "plain", rerank=False, assist=3)
+    prediction = after(look, "Walk", 5, 20)
+    texts = others(WALK[:5])
+    ranked = in_order(texts, unit(texts) @ prediction.vector)
+    own = [text for text in ranked if text in WALK and text not in ranked[:2]]
+    assert own
+    assert ranked.index(own[-1]) > 3
+    wanted = [*ranked[:2], *own, *[text for text in ranked[2:] if text not in own]]
+    assert keys(texts_of(prediction)) == list(dict.fromkeys(keys(wanted)))
+    assert prediction.truth is not None
+    assert prediction.truth.rank == keys(wanted).index(text_key(WALK[5])) + 1
+
+
+def test_variety_changes_the_order_but_not_what_may_answer(parts: tuple[Searcher, Path]) -> None:
+    plain = after(looking(parts, "plain", rerank=False), "Walk", 4, 20)
+    same = after(looking(parts, "plain", rerank=False, variety=1.0), "Walk", 4, 20)
+    assert texts_of(same) == texts_of(plain)
+    varied = after(looking(parts, "plain", rerank=False, variety=0.3), "Walk", 4, 20)
+    assert varied.way.variety == 0.3
+    assert texts_of(varied)[0] == texts_of(plain)[0]
+    assert texts_of(varied) != texts_of(plain)
+    assert sorted(texts_of(varied)) == sorted(texts_of(plain))
+    texts = others(WALK[:4])
+    scores = unit(texts) @ varied.vector
+    taken = [texts[place] for place in marginal(scores, unit(texts), 0.3, len(texts))]
+    assert keys(texts_of(varied)) == list(dict.fromkeys(keys(taken)))
+    assert varied.truth is not None
+    assert varied.truth.rank == keys(taken).index(text_key(WALK[4])) + 1
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"assist": -1}, "--assist is between 0 and 40, not -1"),
+        ({"assist": 41}, "--assist is between 0 and 40, not 41"),
+        ({"variety": 1.5}, r"--variety is between 0 .* and 1 .*, not 1\.5"),
+        ({"variety": float("nan")}, "--variety is between 0 .* and 1 .*, not nan"),
+        ({"rerank": True, "name": "amn"}, "there is no reranker over model amn; run: lookahead train reranker"),
+    ],
+)
+def test_what_cannot_be_is_refused(parts: tuple[Searcher, Path], options: dict[str, Any], said: str) -> None:
+    if "name" in options:
+        write_model(parts[1] / "amn")
+    with pytest.raises(LookaheadError, match=said):
+        looking(parts, **{"name": "plain", **options})
+
+
+@pytest.mark.parametrize("rerank", [True, False])
+def test_dead_chunks_neither_answer_in_a_space_nor_count(tmp_path: Path, rerank: bool) -> None:
+    made(tmp_path, PAGES)
+    model = write_towers(tmp_path / "shipped" / "towers")
+    write_reranker(tmp_path / "shipped" / "rerankers" / "towers", model, AGAINST_PREDICTION, blend=0.5)
+    changed = {**PAGES, 1: ("Walk", [text.replace("road", "path") for text in WALK])}
+    with Searcher.open(made(tmp_path, changed)) as searcher:
+        assert searcher.alive is not None
+        look = LookAhead.open(searcher, shipped=tmp_path / "shipped", rerank=rerank)
+        for position in range(1, 9):
+            prediction = after(look, "Walk", position, 20)
+            before = keys(changed[1][1][max(0, position - 5) : position])
+            alive = {text_key(text) for _, page in changed.values() for text in page}
+            assert set(keys(texts_of(prediction))) == alive - set(before)
+            if prediction.truth is not None:
+                assert prediction.truth.among == 16 - len(before)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from index.vectors import Vectors, shard_name, write_shard
-from retrieval.batches import Batches
+from retrieval.batches import Batches, Steps, places_of
 from retrieval.sequences import CONTEXT, Sequences, needed
 from store.database import ArticleRow
 from store.records import LookaheadError, Split
@@ -144,3 +144,55 @@ def test_some_of_the_articles_are_the_same_articles(tmp_path: Path) -> None:
     these = sequences(tmp_path, [7, 8, 9])
     assert [row.page_id for row in these.only([0, 2]).articles] == [0, 2]
     assert these.only([2]).windows().target.tolist() == [20, 21, 22, 23]
+
+
+# -- chunks of a batch by their ids ------------------------------------------------------------------------
+
+
+def test_a_batch_knows_the_ids_of_its_chunks(tmp_path: Path) -> None:
+    these = sequences(tmp_path, [20, 3, 11], gap=3)
+    batches = Batches(these, windows=16, run=6, short=0.4, seed=1)
+    batch = batches.read(batches.epoch(0)[0], 0, 0)
+    np.testing.assert_array_equal(batch.bank, these.unit(batch.ids))
+
+
+def test_a_chunk_that_two_runs_share_can_be_had_once(tmp_path: Path) -> None:
+    these = sequences(tmp_path, [20, 9])
+    batches = Batches(these, windows=100, run=4, short=0.4, seed=1)
+    batch = batches.read(batches.epoch(0)[0], 0, 0)
+    once = batch.once()
+    assert len(batch.ids) > 29
+    assert once.ids.tolist() == list(range(29))
+    np.testing.assert_array_equal(once.bank, these.unit(once.ids))
+    np.testing.assert_array_equal(once.ids[once.target], batch.ids[batch.target])
+    np.testing.assert_array_equal(once.ids[once.context], batch.ids[batch.context])
+    np.testing.assert_array_equal(once.mask, batch.mask)
+    assert once.once() is once
+
+
+def test_chunks_are_added_behind_a_batch_where_they_are_not_in_it(tmp_path: Path) -> None:
+    these = sequences(tmp_path, [20, 9])
+    batches = Batches(these, windows=4, run=4, short=0.0, seed=1)
+    batch = batches.read(batches.epoch(0)[0], 0, 0)
+    outside = sorted(set(range(29)) - set(batch.ids.tolist()))[:3]
+    more = batch.with_chunks(np.array([[outside[2], outside[0]], [-1, int(batch.ids[0])]]), these.unit)
+    assert more.ids.tolist() == [*batch.ids.tolist(), outside[0], outside[2]]
+    np.testing.assert_array_equal(more.bank, these.unit(more.ids))
+    assert batch.with_chunks(np.array([[-1]]), these.unit) is batch
+
+
+@given(st.lists(st.integers(0, 30), min_size=1, unique=True), st.lists(st.integers(-1, 31), min_size=1))
+def test_places_are_where_ids_are(among: list[int], ids: list[int]) -> None:
+    found = places_of(np.array(ids), np.array(among)).tolist()
+    assert found == [among.index(one) if one in among else -1 for one in ids]
+
+
+def test_steps_go_through_epoch_after_epoch(tmp_path: Path) -> None:
+    batches = Batches(sequences(tmp_path, [20, 13, 11]), windows=8, run=5, short=0.5, seed=1)
+    steps = Steps(batches)
+    assert steps.per_epoch == len(batches.epoch(0))
+    for step in (0, steps.per_epoch - 1, steps.per_epoch, 3 * steps.per_epoch + 1, 1):
+        batch, epoch, number = steps.at(step)
+        plan = batches.epoch(step // steps.per_epoch)
+        assert (epoch, number) == (step // steps.per_epoch, step % steps.per_epoch % len(plan))
+        np.testing.assert_array_equal(batch.ids, batches.read(plan[number], epoch, number).ids)

@@ -26,7 +26,7 @@ from retrieval.search import Searcher
 from retrieval.sequences import Sequences
 from retrieval.staging import making
 from retrieval.train_predictor import Trained, Watched, _begin_with, loss_of, some_articles, train_predictor
-from retrieval.training import CHECKPOINT
+from retrieval.training import CHECKPOINT, HEARTBEAT
 from retrieval.weights import load_weights
 from store.generations import Collection
 from store.records import LookaheadError, Split
@@ -173,7 +173,7 @@ def test_a_killed_training_goes_on_to_the_same_weights(
     monkeypatch.setattr(subject.PredictorTask, "loss", killed)
     with pytest.raises(KeyboardInterrupt):
         trained(searcher, tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {CHECKPOINT, LOG}
+    assert {path.name for path in tmp_path.iterdir()} == {CHECKPOINT, LOG, HEARTBEAT}
     steps: list[int] = []
 
     def counted(task: subject.PredictorTask, step: int) -> Tensor:

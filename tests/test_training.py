@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from retrieval.training import CHECKPOINT, Outcome, Schedule, forget, train
+from retrieval.training import CHECKPOINT, HEARTBEAT, STEPS, Outcome, Schedule, forget, train
 from store.records import LookaheadError
 
 
@@ -195,3 +197,72 @@ def test_biases_and_gains_do_not_decay(tmp_path: Path) -> None:
     run(task, tmp_path, Schedule(steps=2, every=1, rate=0.1, decay=1.0, lowest=1.0))
     assert task.model.map.bias.item() == 1.0
     assert task.model.map.weight[0, 0].item() < 0.5
+
+
+# -- what a task may add --------------------------------------------------------------------------------------
+
+
+class Counting(Fitting):
+    """Its loss depends on how many steps it remembers, and it tells every second one."""
+
+    def __init__(self, *, killed_at: int | None = None) -> None:
+        super().__init__(killed_at=killed_at)
+        self.count = torch.zeros(2)
+
+    def loss(self, step: int) -> Tensor:
+        loss = super().loss(step)
+        self.count[step % 2] += 1
+        return loss * (1 + self.count[0] / 10)
+
+    def told(self) -> dict[str, float]:
+        return {"even": float(self.count[0])} if self.steps[-1] % 2 == 0 else {}
+
+    def memory(self) -> dict[str, Tensor]:
+        return {"count": self.count}
+
+    def recall(self, memory: dict[str, Tensor]) -> None:
+        self.count = memory["count"]
+
+
+def test_what_a_task_remembers_and_tells_outlives_a_kill(tmp_path: Path) -> None:
+    expected = run(Counting(), tmp_path / "whole", SCHEDULE)
+    with pytest.raises(KeyboardInterrupt):
+        run(Counting(killed_at=47), tmp_path / "killed", SCHEDULE)
+    outcome = run(Counting(), tmp_path / "killed", SCHEDULE)
+    assert outcome.history == expected.history
+    for name in ("log.jsonl", STEPS):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    lines = [json.loads(line) for line in (tmp_path / "whole" / STEPS).read_text().splitlines()]
+    assert [(line["step"], line["even"]) for line in lines] == [(2 * at + 1, at + 1) for at in range(30)]
+    assert [line["even"] for line in outcome.history] == [3, 8, 13, 18, 23, 28]  # means of five
+
+
+def test_the_heartbeat_says_how_far_a_training_is_and_goes_with_it(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        beating(Counting(killed_at=25), tmp_path, 0.0)
+    told = json.loads((tmp_path / HEARTBEAT).read_text())
+    assert (told["step"], told["steps"], told["epoch"]) == (25, 60, 2.5)
+    assert told["rate"] == SCHEDULE.rate_at(24)
+    assert told["valid"]["step"] == 20
+    assert told["told"] == {"step": 25, "loss": told["loss"], "even": 13}
+    assert told["seconds"] >= 0
+    assert datetime.fromisoformat(told["time"]).tzinfo is not None
+    forget(tmp_path)
+    assert [path.name for path in tmp_path.glob("*.json")] == []
+
+
+def test_hearts_beat_at_most_so_often(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        beating(Fitting(killed_at=25), tmp_path, 1e6)
+    told = json.loads((tmp_path / HEARTBEAT).read_text())
+    assert (told["step"], told["valid"], told["told"]) == (1, {}, {})
+
+
+def beating(task: Fitting, folder: Path, beat: float) -> None:
+    schedule = replace(SCHEDULE, per_epoch=10)
+    train(task, schedule, folder, log=folder / "log.jsonl", identity={}, quiet=True, beat=beat)
+
+
+def test_a_task_that_tells_nothing_leaves_no_file_of_it(tmp_path: Path) -> None:
+    run(Fitting(), tmp_path, SCHEDULE)
+    assert not (tmp_path / STEPS).exists()

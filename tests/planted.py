@@ -1,0 +1,60 @@
+"""A collection whose next chunk is always the second nearest to the last one: behind a decoy, and its own context.
+
+Chunks of an article are a chain, each at cosine .7 to the one before; beside each stands a decoy at cosine .8, which
+is chunk of an article too short for a window. Nothing but vectors tells them apart: nobody is near a decoy but its own
+chunk, while the next chunk is near to its own decoy and to the chunk after it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+from tiny_articles import article_rows, vectors_of
+from tiny_models import COPY_LAST, write_model
+
+from index.hashing import HashingEncoder
+from retrieval.models import Model, ModelConfig
+from retrieval.search import Searcher
+from store.database import ArticleRow
+from store.records import Split
+
+DIM, CHUNKS = 48, 10
+ENCODER = replace(HashingEncoder().fingerprint, dim=DIM)
+
+
+def chain(rng: np.random.Generator) -> NDArray[np.float32]:
+    """Ten chunks, then their ten decoys; the noise of one chunk is at right angles to that of any other."""
+    axes = np.linalg.qr(rng.normal(size=(DIM, 2 * CHUNKS)))[0].T
+    chunks = [axes[0]]
+    for axis in axes[1:CHUNKS]:
+        chunks.append(0.7 * chunks[-1] + np.sqrt(1 - 0.7**2) * axis)
+    decoys = [0.8 * chunk + 0.6 * axis for chunk, axis in zip(chunks, axes[CHUNKS:], strict=True)]
+    return np.array([*chunks, *decoys], dtype=np.float32)
+
+
+def planted(folder: Path, train: int = 60, valid: int = 12) -> Searcher:
+    """As much of an open collection as a training looks at."""
+    rng = np.random.default_rng(0)
+    rows: list[ArticleRow] = []
+    for split, many in ((Split.TRAIN, train), (Split.VALID, valid)):
+        rows += article_rows([CHUNKS, 5, 5] * many, split, first=2 * CHUNKS * train if split is Split.VALID else 0)
+    vectors = vectors_of(folder / "planted" / "vectors", np.concatenate([chain(rng) for _ in range(train + valid)]))
+    told = SimpleNamespace(
+        store=SimpleNamespace(articles=lambda split: [row for row in rows if row.split is split]),
+        vectors=vectors,
+        generation=SimpleNamespace(
+            path=folder / "planted" / "generation-1", manifest=SimpleNamespace(name="generation-1")
+        ),
+    )
+    return cast(Searcher, told)
+
+
+def copy_last(folder: Path) -> Model:
+    """A model that foretells the last chunk of the context."""
+    write_model(folder, COPY_LAST, encoder=ENCODER)
+    return Model(folder.name, folder, ModelConfig.read(folder), shipped=False)
