@@ -125,7 +125,7 @@ class NextReport:
         """A report of what was judged; every row that is neither in `models`, which come first and in that order, nor
         the oracle nor in a table apart counts as a baseline."""
         tables, asides = [], []
-        elsewhere = {name for one in apart for name in one.rows} - set(models)
+        elsewhere = {name for one in apart for name in one.rows}
         for judgement in judgements:
             resampled = Resampled.of(judgement.article, seed=seed)
             first = [name for name in models if name in judgement.rows]
@@ -314,7 +314,8 @@ def _differences(aside: Aside, row: Row) -> list[Estimate | None]:
 
 
 def _aligned(aside: Aside) -> list[str]:
-    heads = [_HEADS.get(name, name) for name in APART] + [f"Δ{_HEADS.get(name, name)}" for name in COMPARED_APART]
+    heads = [_HEADS.get(name, name) for name in APART]
+    heads += [f"Δ{_HEADS.get(name, name)}" for name in COMPARED_APART if aside.against]
     width = _room(aside.rows, len(heads))
     lines = [_line("", heads, width)]
     for row in aside.rows:

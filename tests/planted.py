@@ -1,8 +1,8 @@
 """A collection whose next chunk is always the second nearest to the last one: behind a decoy, and its own context.
 
-Chunks of an article are a chain, each at cosine .7 to the one before; beside each stands a decoy at cosine .8, which
-is chunk of an article too short for a window. Nothing but vectors tells them apart: nobody is near a decoy but its own
-chunk, while the next chunk is near to its own decoy and to the chunk after it.
+Chunks of an article are a chain, each at a cosine of .62 to .74 to the one before and a little nearer to the one after;
+beside each stands a decoy at cosine .8, a chunk of an article too short for a window. Nothing but vectors tells them
+apart: nobody is near a decoy but its own chunk, while the next chunk has a decoy of its own and a chunk after it.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def chain(rng: np.random.Generator) -> NDArray[np.float32]:
     """Ten chunks, then their ten decoys; the noise of one chunk is at right angles to that of any other."""
     axes = np.linalg.qr(rng.normal(size=(DIM, 2 * CHUNKS)))[0].T
     chunks = [axes[0]]
-    for axis in axes[1:CHUNKS]:
-        chunks.append(0.7 * chunks[-1] + np.sqrt(1 - 0.7**2) * axis)
+    for near, axis in zip(np.arange(0.62, 0.75, 0.015), axes[1:CHUNKS], strict=True):
+        chunks.append(near * chunks[-1] + np.sqrt(1 - near**2) * axis)
     decoys = [0.8 * chunk + 0.6 * axis for chunk, axis in zip(chunks, axes[CHUNKS:], strict=True)]
     return np.array([*chunks, *decoys], dtype=np.float32)
 

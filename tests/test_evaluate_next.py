@@ -551,9 +551,12 @@ def test_without_rerankers_there_is_one_row_a_model_and_no_card(towered: Path) -
 
 def test_an_ablation_is_told_apart_with_the_models_and_the_rule(towered: Path) -> None:
     asked = ("next", "-c", "wiki", "--model", "towers", "--model", "gru", "--model", "amn", "--ablate")
-    code, out, err = run_cli(towered, *asked, "--bank", "article", "--bank", "heldout", "--json")
+    code, out, err = run_cli(towered, *asked, "--bank", "article", "--bank", "heldout", "--ood", "other", "--json")
     assert code == 0, err
     report = json.loads(out)
+    (outside,) = report["outside"]
+    for one in outside["tables"]:
+        assert set(rows_in(one)) == set(rows_in(report["tables"][0]))
     asides = {(one["title"], one["bank"], one["view"]): one for one in report["asides"]}
     assert len(asides) == len(report["asides"])
     of_towers = asides["ablation of towers + reranker, each other row less that one", "heldout", "new"]

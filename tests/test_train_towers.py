@@ -21,14 +21,14 @@ from torch.nn import functional
 from cli import main
 from index.build import Choices, ingest
 from retrieval import train_towers as subject
-from retrieval.batches import Batches
+from retrieval.batches import Batch, Batches
 from retrieval.models import CARD, CONFIG, CURVES, GRAPH, LOG, TOWER, WEIGHTS, ModelConfig, check_seals
 from retrieval.negatives import NONE, Asked
 from retrieval.predictors import build
 from retrieval.recipes import RECIPES, TowersRecipe, towers_recipe_for
 from retrieval.runtime import CompiledPredictor, CompiledTower
 from retrieval.search import Searcher
-from retrieval.sequences import Sequences
+from retrieval.sequences import Ints, Sequences
 from retrieval.towers import IdentityTower, Towers, build_tower
 from retrieval.train_predictor import Trained, Watched
 from retrieval.train_towers import Ring, TowersTask, Weights, alike, mine, train_towers
@@ -210,7 +210,7 @@ class Seen:
             self.raw.append(rows)
             return passages(rows)
 
-        def columns(batch: subject.Batch, others: subject.Ints) -> tuple[Tensor, Tensor]:
+        def columns(batch: Batch, others: Ints) -> tuple[Tensor, Tensor]:
             self.ids.append([*batch.ids.tolist(), *others.tolist()])
             self.targets = batch.ids[batch.target].tolist()
             self.lengths = batch.mask.sum(axis=1).tolist()
