@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +146,7 @@ def rollback(home: Path, name: str | None) -> None:
 @click.option("--keep", type=click.IntRange(1, 100), default=2, show_default=True, help="Generations to keep.")
 @click.pass_obj
 def gc(home: Path, name: str | None, keep: int) -> None:
-    """Remove old generations and unfinished builds.
+    """Remove old generations, unfinished builds, and the P-tower vectors of models that are gone.
 
     \b
     Example:
@@ -156,9 +157,33 @@ def gc(home: Path, name: str | None, keep: int) -> None:
         before = collection.bytes_kept()
         gone = collection.collect_garbage(keep)
         freed = before - collection.bytes_kept()
+        for model, folders in _forsaken_spaces(collection).items():
+            freed += sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file())
+            for folder in folders:
+                shutil.rmtree(folder)
+            gone.append(f"the space of model {model}")
     click.echo(
         f"removed {', '.join(gone)} (up to {human_bytes(freed)}; shared files stay)" if gone else "nothing to remove"
     )
+
+
+def _forsaken_spaces(collection: Collection) -> dict[str, list[Path]]:
+    """model → the folders of its space, the unfinished ones too, for models that neither are the collection's nor came
+    with the program. One that is being trained, or was when its maker was killed, is not gone."""
+    from retrieval import models
+
+    own, spaces = models.models_folder(collection), models.spaces_folder(collection)
+    found: dict[str, list[Path]] = {}
+    for folder in sorted(spaces.iterdir()) if spaces.is_dir() else []:
+        model = folder.name.removeprefix(".making-").removeprefix(".before-")
+        if model.startswith(".") or folder.is_symlink() or not folder.is_dir():
+            continue
+        if not any(
+            place.exists()
+            for place in (own / model, own / f".making-{model}", own / f".before-{model}", models.SHIPPED / model)
+        ):
+            found.setdefault(model, []).append(folder)
+    return found
 
 
 def _facts(collection: Collection) -> dict[str, Any]:

@@ -13,10 +13,10 @@ from commands.common import SEED, collection_option, existing_collection, json_o
 from store.records import LookaheadError
 
 if TYPE_CHECKING:
-    from retrieval.baselines import Predicts
     from retrieval.benchmarks.predictors import Speed
     from retrieval.leaderboard import Leaderboard
     from retrieval.next_report import NextReport
+    from retrieval.pipeline import Pipeline
     from retrieval.search import Searcher
     from retrieval.sequences import Sequences, Windows
 
@@ -60,9 +60,10 @@ def leaderboard(
 ) -> None:
     """Rank the models of a collection beside copying the last chunk.
 
-    Accuracy is that of the test articles, bank heldout, without the query's own context (as in evaluate next). Speed
-    and memory are measured in a process for each model and runtime, one after the other; other work on this machine
-    shows in them.
+    Accuracy is that of the test articles, bank heldout, without the query's own context (as in evaluate next): of a
+    model with a P tower among the chunks as its tower has them, and once more of a model that has a reranker, with it.
+    Speed and memory are measured in a process for each row and runtime, one after the other; other work on this
+    machine shows in them.
 
     \b
     Examples:
@@ -70,12 +71,15 @@ def leaderboard(
       lookahead leaderboard -c wiki --model amn --model gru --runtime openvino --precision bf16
       lookahead leaderboard -c wiki --ood sample --json | jq ".standings[].name"
     """
+    from dataclasses import replace
+
     from index.progress import bar
     from retrieval.baselines import COPY_LAST
     from retrieval.benchmarks.predictors import (
-        FILES,
+        OPENVINO,
         Job,
         Machine,
+        files_of,
         open_compiled,
         refuse_emulated,
         speed_of,
@@ -83,6 +87,9 @@ def leaderboard(
     from retrieval.evaluate_next import ORACLE, RANDOM
     from retrieval.leaderboard import Leaderboard
     from retrieval.models import check_seals, find_model, fitting_models, refuse_names
+    from retrieval.next_report import reranked
+    from retrieval.pipeline import Pipeline
+    from retrieval.rerankers import find_reranker, rerankers_for
     from retrieval.search import Searcher
 
     quiet, runtimes = quiet or as_json, tuple(dict.fromkeys(runtimes))
@@ -95,18 +102,33 @@ def leaderboard(
             find_model(collection, searcher.fingerprint)  # which knows what to say then
         refuse_names(models, (COPY_LAST, RANDOM, ORACLE))
         for model in models:
-            check_seals(model.folder, model.config, [file for one in runtimes for file in FILES[one]])
-        opened = {model.name: open_compiled(model.folder, precision) for model in models}
-        note = f"accuracy is that of the OpenVINO graphs in {opened[models[0].name].precision}"
-        predicts = {called: predictor.predict for called, predictor in opened.items()}
-        report = _accuracy(home, collection.name, searcher, predicts, note, outside, limit, seed, quiet)
-    speeds: dict[str, list[Speed]] = {model.name: [] for model in models}
-    with bar("timing", len(models) * len(runtimes), "processes", quiet=quiet) as shown:
+            check_seals(model.folder, model.config, [file for one in runtimes for file in files_of(model.config, one)])
+        pipelines, rerankers, jobs = {}, {}, {}
         for model in models:
-            for runtime in runtimes:
-                speeds[model.name].append(speed_of(Job(str(model.folder), runtime, precision)))
+            pipeline = Pipeline.open(model, rerankers_for(collection))
+            if precision is not None:
+                pipeline = replace(pipeline, predictor=open_compiled(model.folder, precision))
+            pipelines[model.name] = pipeline
+            jobs[model.name] = [Job(str(model.folder), runtime, precision) for runtime in runtimes]
+            found = find_reranker(model, rerankers_for(collection))
+            if found is not None:
+                rerankers[model.name] = found.config
+                alone = [job for job in jobs[model.name] if job.runtime == OPENVINO]
+                jobs[reranked(model.name)] = [replace(job, reranker=str(found.folder)) for job in alone]
+        notes = [f"accuracy is that of the OpenVINO graphs in {pipeline.predictor.precision}"]
+        notes += [
+            f"{name}'s reranker orders the best {config.depth} by prediction · passage"
+            + (f" + {config.blend:g} × decayed mean · chunk" if config.blend else "")
+            for name, config in rerankers.items()
+        ]
+        report = _accuracy(home, collection.name, searcher, pipelines, notes, outside, limit, seed, quiet)
+    speeds: dict[str, list[Speed]] = {row: [] for row in jobs}
+    with bar("timing", sum(map(len, jobs.values())), "processes", quiet=quiet) as shown:
+        for row, asked in jobs.items():
+            for job in asked:
+                speeds[row].append(speed_of(job))
                 shown.update()
-    board = Leaderboard.of(report, models, speeds, machine)
+    board = Leaderboard.of(report, models, rerankers, speeds, machine)
     if as_json:
         print_json(board.as_json())
     else:
@@ -120,16 +142,18 @@ def _accuracy(
     home: Path,
     called: str,
     searcher: Searcher,
-    models: Mapping[str, Predicts],
-    note: str,
+    pipelines: Mapping[str, Pipeline],
+    notes: Sequence[str],
     outside: str | None,
     limit: int | None,
     seed: int,
     quiet: bool,
 ) -> NextReport:
-    """The evaluation of the models and of copy-last, and the same on another collection."""
+    """The evaluation of the models, each as it is and with its reranker, and of copy-last; and the same on another
+    collection."""
     from retrieval.baselines import COPY_LAST, copy_last
     from retrieval.evaluate_next import at_most, drawn, judge
+    from retrieval.evaluate_pipeline import ranker_of
     from retrieval.next_report import NextReport
     from retrieval.outside import QUERIES, outside_articles
     from retrieval.search import Searcher
@@ -141,10 +165,10 @@ def _accuracy(
     ) -> NextReport:
         if not len(windows):
             raise LookaheadError(f"{where}: none of {len(articles.articles):,} articles has {CONTEXT + 1} chunks")
-        outcome = judge(articles, windows, {**models, COPY_LAST: copy_last}, seed=seed, quiet=quiet)
+        outcome = judge(articles, windows, {**plain, COPY_LAST: copy_last}, able, seed=seed, quiet=quiet)
         return NextReport.of(
             outcome.judgements,
-            list(models),
+            [row for name, ranker in rankers.items() for row in dict.fromkeys((name, *ranker.pipelines))],
             collection=where,
             split=part,
             protocol="all",
@@ -162,6 +186,9 @@ def _accuracy(
             return articles
         return articles.only(drawn(len(articles.articles), limit, seed).tolist())
 
+    plain = {called: pipeline.predict for called, pipeline in pipelines.items() if pipeline.tower is None}
+    rankers = {called: ranker_of(called, pipeline) for called, pipeline in pipelines.items()}
+    able = [ranker for ranker in rankers.values() if ranker.pipelines]
     held = Sequences(searcher.store.articles(Split.TEST), searcher.vectors)
     needed(held, Split.TEST, called)
     held = some(held)
@@ -170,7 +197,7 @@ def _accuracy(
         with Searcher.open(existing_collection(home, outside)) as other:
             articles, left_out = outside_articles(searcher, called, other, outside)
             others.append(report_of(outside, "every", *at_most(some(articles), QUERIES, seed=seed), left_out, ()))
-    return report_of(called, Split.TEST.value, held, held.windows(), [note], others)
+    return report_of(called, Split.TEST.value, held, held.windows(), notes, others)
 
 
 def _write(board: Leaderboard, out: Path) -> None:

@@ -13,8 +13,8 @@ from retrieval.baselines import DECAY
 from retrieval.sequences import Bools, Floats, Ints
 
 DEPTH = 100  # candidates of one list
-ASSIST = 40  # of them, at most, that are nearest in the last context chunk's own article ("shard assist")
-HEAD = 10  # of a list, that its own article leaves in their places
+ASSIST = 45  # of them, at most, that are nearest in the last context chunk's own article ("shard assist")
+HEAD = 5  # of a list, that its own article leaves in their places
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +63,9 @@ def marginal(scores: Floats, rows: Floats, weight: float, many: int) -> Ints:
     taken: list[int] = []
     nearest = np.zeros(len(scores), dtype=np.float32)  # the first is taken by its score alone
     left = np.isfinite(scores)
+    known = np.where(left, scores, np.float32(0))  # a weight of 0 times infinity is no number
     while len(taken) < many and left.any():
-        worth = np.where(left, weight * scores - (1 - weight) * nearest, -np.inf)
+        worth = np.where(left, weight * known - (1 - weight) * nearest, -np.inf)
         place = int(worth.argmax())
         taken.append(place)
         left[place] = False
@@ -74,10 +75,10 @@ def marginal(scores: Floats, rows: Floats, weight: float, many: int) -> Ints:
 
 
 def assisted(best: Ints, own: Ints, assist: int, depth: int) -> Ints:
-    """A list of at most `depth`, from the best of all and those of the article at hand, each best first: the best ten
-    stand first, behind them those of the article's `assist` best that are not among the ten, and then the others."""
-    head, rest, own = best[:HEAD], best[HEAD:], own[:assist]
-    own = own[~np.isin(own, head)]
+    """A list of at most `depth`, from the best of all and those of the article at hand, each best first: the best five
+    stand first, behind them the article's `assist` best that are not among those five, and then the others."""
+    head, rest = best[:HEAD], best[HEAD:]
+    own = own[~np.isin(own, head)][:assist]
     return np.concatenate([head, own, rest[~np.isin(rest, own)]])[:depth]
 
 

@@ -4,7 +4,7 @@ It does not know which banks there are nor what a report says (`evaluate_next` a
 pipeline's parts were trained.
 
 Lists. The best `depth` by the first score, as they are; or by maximal marginal relevance out of twice as many
-(`variety`); or with `assist` chunks of the context's own article, which `candidates.assisted` puts behind the 10 best
+(`variety`); or with `assist` chunks of the context's own article, which `candidates.assisted` puts behind the 5 best
 of the bank, so that the first 50 of a list mean something before it is reranked too. In `new` the query's own context
 is in none of them, in `seen` it may be.
 

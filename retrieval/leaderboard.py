@@ -23,22 +23,33 @@ from retrieval.benchmarks.speed_tables import (
 )
 from retrieval.evaluate_next import Bank, View
 from retrieval.models import Model
-from retrieval.next_report import MRR, Against, NextReport, NextTable
+from retrieval.next_report import MRR, Against, NextReport, NextTable, reranked
 from retrieval.reports import Estimate, number
+from retrieval.rerankers import RerankerConfig
 
 MEASURES = ("R@5", MRR, "cosine")
 OUTSIDE = ("R@5", MRR)
+
+_RERANKED = (
+    "a reranker gives an order and no vector, hence no cosine, and runs in OpenVINO only, in f32; its row's time is "
+    "that of the prediction, the first score of a list of random candidates, and their reranking. No row's time holds "
+    "the search for candidates (bench pipeline's does)"
+)
 
 Shown = Callable[[Estimate, bool], str]  # (estimate, with a sign) → a cell
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """A row: a model, or the baseline, which has no size and no speed. `outside` are its measures on another
-    collection; `against` compares its R@5 with the better of copy-last and chance."""
+    """A row: a model, a model with its reranker, or the baseline, which has no size and no speed. `kind` is that of the
+    predictor, `tower` that of the P tower or "". A reranked row gives an order and no vector: it has no cosine.
+    `outside` are its measures on another collection; `against` compares its R@5 with the better of copy-last and
+    chance."""
 
     name: str
     kind: str
+    tower: str
+    reranked: bool
     parameters: int
     shipped: bool
     measures: dict[str, Estimate]
@@ -71,29 +82,41 @@ class Leaderboard:
 
     @classmethod
     def of(
-        cls, report: NextReport, models: Sequence[Model], speeds: Mapping[str, Sequence[Speed]], machine: Machine
+        cls,
+        report: NextReport,
+        models: Sequence[Model],
+        rerankers: Mapping[str, RerankerConfig],
+        speeds: Mapping[str, Sequence[Speed]],
+        machine: Machine,
     ) -> Leaderboard:
-        """From an evaluation with the bank `heldout` and the row copy-last, and each model's speeds by its name."""
+        """From an evaluation with the bank `heldout` and the row copy-last, the rerankers by the names of their models,
+        and each row's speeds by the name of the row."""
         here = _table(report)
         other = next(iter(report.outside), None)
         there = {row.name: row.measures for row in _table(other).rows} if other is not None else {}
         measures = {row.name: row.measures for row in here.rows}
         against = {one.model: one for one in here.against if one.measure == "R@5"}
-        standings = [Standing(COPY_LAST, "", 0, False, measures[COPY_LAST], there.get(COPY_LAST, {}), None, ())]
+        copied = (measures[COPY_LAST], there.get(COPY_LAST, {}))
+        standings = [Standing(COPY_LAST, "", "", False, 0, False, *copied, None, ())]
         for model in models:
-            name, config = model.name, model.config
-            standings.append(
+            sizes = {model.name: model.config.parameters}
+            if model.name in rerankers:
+                sizes[reranked(model.name)] = model.config.parameters + rerankers[model.name].parameters
+            standings += [
                 Standing(
                     name,
-                    config.kind,
-                    config.parameters,
+                    model.config.kind,
+                    str(model.config.tower.get("kind", "")),
+                    name != model.name,
+                    parameters,
                     model.shipped,
                     measures[name],
                     there.get(name, {}),
                     against[name],
                     tuple(speeds[name]),
                 )
-            )
+                for name, parameters in sizes.items()
+            ]
         outside = ""
         if other is not None:
             outside = f"{other.collection}: {other.articles:,} articles, {other.queries:,} queries"
@@ -158,7 +181,7 @@ class Leaderboard:
         grid = [[*head, *(f"{_short(name)} outside" for name in OUTSIDE)] if self.outside else head]
         for one in self.standings:
             over = "" if one.against is None else f"{shown(one.against.estimate, True)} {one.against.verdict}"
-            cells = [one.name, *(shown(one.measures[name], False) for name in MEASURES), over]
+            cells = [one.name, *(_told(one.measures.get(name), shown) for name in MEASURES), over]
             if self.outside:
                 cells += [shown(one.outside[name], False) for name in OUTSIDE]
             grid.append(cells)
@@ -185,11 +208,22 @@ class Leaderboard:
             lines.append(f"out: out of domain, {self.outside}")
         if self._named():
             lines += [*speed_foot(self._named()), "efficiency: 1000 × R@5 / p50 in ms"]
+        if any(one.tower for one in self.standings):
+            lines.append(
+                "a P tower counts in parameters, disk and load, and in no time: candidates went through it beforehand; "
+                "cosine is to the chunk as the encoder made it"
+            )
+        if any(one.reranked for one in self.standings):
+            lines.append(_RERANKED)
         return [*lines, *self.notes, f"machine: {self.machine}"]
 
 
 def _table(report: NextReport) -> NextTable:
     return next(table for table in report.tables if table.bank is Bank.HELDOUT and table.view is View.NEW)
+
+
+def _told(cell: Estimate | None, shown: Shown) -> str:
+    return "–" if cell is None else shown(cell, False)
 
 
 def _short(measure: str) -> str:

@@ -186,6 +186,11 @@ def models_folder(collection: Collection) -> Path:
     return collection.path / "models"
 
 
+def spaces_folder(collection: Collection) -> Path:
+    """Where the vectors of a collection are kept as P towers have them, in a folder for each model (see `space`)."""
+    return models_folder(collection) / _SPACES
+
+
 def check_name(name: str) -> str:
     """The name of a model: letters, digits, dot, dash and underscore, never a path."""
     if (
@@ -199,7 +204,8 @@ def check_name(name: str) -> str:
     return name
 
 
-_RESERVED = ("rerankers", "spaces")  # see `rerankers` and `space`
+_SPACES = "spaces"
+_RESERVED = ("rerankers", _SPACES)  # see `rerankers` and `spaces_folder`
 
 
 def models_in(folder: Path, *, shipped: bool = False) -> list[Model]:

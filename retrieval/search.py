@@ -107,8 +107,8 @@ class Searcher:
         self.close()
 
     def close(self) -> None:
-        if "_beside" in self.__dict__:
-            self._beside.shutdown()
+        if "beside" in self.__dict__:
+            self.beside.shutdown()
         if "store" in self.__dict__:
             self.store.close()
 
@@ -142,14 +142,14 @@ class Searcher:
         if mode is Mode.LEXICAL:
             _ = self.store, self.lexical
         elif not self._warm:
-            loading = self._beside.submit(lambda: self.encoder)
+            loading = self.beside.submit(lambda: self.encoder)
             _ = self.store, self.lexical, self.dense
             self.vectors.hold()
             loading.result()
             self._warm = True
 
     @cached_property
-    def _beside(self) -> ThreadPoolExecutor:
+    def beside(self) -> ThreadPoolExecutor:
         """One thread for what can be done beside something else."""
         return ThreadPoolExecutor(1)
 
@@ -212,7 +212,7 @@ class Searcher:
                 Ranked(hit.chunk_id, hit.score, Parts(lexical=hit.score, lexical_rank=place))
                 for place, hit in enumerate(self.lexical.search(query, depth, within), 1)
             ]
-        by_words = self._beside.submit(self.lexical.search, query, depth, within) if mode is Mode.HYBRID else None
+        by_words = self.beside.submit(self.lexical.search, query, depth, within) if mode is Mode.HYBRID else None
         vector = self.encoder.encode_queries([query])[0]
         near = self.dense.search(vector, depth, within)
         if by_words is None:

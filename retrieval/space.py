@@ -25,7 +25,7 @@ from index.dense import DenseFacts, DenseIndex, normalised
 from index.layout import DENSE, VECTORS
 from index.progress import bar, say
 from index.vectors import Vectors, read_shard, shard_count, shard_name, write_shard
-from retrieval.models import TOWER, TOWER_WEIGHTS, Model, fitting_models, models_folder
+from retrieval.models import TOWER, TOWER_WEIGHTS, Model, fitting_models, spaces_folder
 from retrieval.runtime import CompiledPredictor, CompiledTower
 from retrieval.search import Searcher
 from retrieval.sequences import Floats, Sequences
@@ -34,7 +34,6 @@ from store.generations import MANIFEST, Collection, DamageWarning, FileSeal, lin
 from store.records import LookaheadError
 
 FORMAT = 1
-FOLDER = "spaces"  # among the models: no model may be called so
 FACTS = "space.json"
 CHECKED = "checked.json"  # which files were found as sealed, by size, times and inode; lost, they are read again
 MEMORY = 600_000_000  # bytes of the index, as an ingest allows its own
@@ -98,10 +97,6 @@ class Space:
     facts: SpaceFacts
     vectors: Vectors
     dense: DenseIndex
-
-
-def spaces_folder(collection: Collection) -> Path:
-    return models_folder(collection) / FOLDER
 
 
 def open_space(

@@ -75,6 +75,12 @@ def build_tower(kind: str, dim: int, options: dict[str, Any] | None = None) -> P
     return TOWERS[kind](dim, **(options or {}))
 
 
+def kept_of(query: Predictor, tower: dict[str, Any]) -> nn.Module:
+    """What is stored of a model with this Q tower and the P tower of its config, {} where it has none."""
+    passage = build_tower(tower["kind"], query.dim, tower["options"]) if tower else None
+    return Towers(query, passage).kept()
+
+
 class Towers(nn.Module):
     """A Q tower over the context, a P tower over candidates (None: they stay as they are), and the temperature at which
     the two are compared: fixed, or learned from there on."""

@@ -31,6 +31,7 @@ from retrieval.predictors.base import Predictor
 from retrieval.recipes import Recipe, TowersRecipe
 from retrieval.search import Searcher
 from retrieval.sequences import CONTEXT, Sequences, needed
+from retrieval.towers import kept_of
 from retrieval.training import Outcome, Schedule, forget, train
 from retrieval.weights import load_weights, write_weights
 from store.database import ArticleRow
@@ -333,14 +334,15 @@ def finished(folder: Path, name: str, config: ModelConfig, outcome: Outcome, giv
 
 
 def _begin_with(start: Path, model: Predictor, kind: str, encoder: Fingerprint) -> None:
-    """Loads the weights of a model folder; those of another kind or for another encoder are refused with both named."""
+    """Loads the weights of a model folder, of two towers those of the Q tower; those of another kind or for another
+    encoder are refused with both named."""
     config = ModelConfig.read(start)
     if config.kind != kind:
         raise LookaheadError(f"{start} holds a predictor {config.kind}, not {kind}; take another --from")
     if config.encoder != encoder:
         raise LookaheadError(f"{start} is for {config.encoder}, the collection's vectors are from {encoder}")
     check_seals(start, config, (WEIGHTS,))
-    load_weights(start / WEIGHTS, model)
+    load_weights(start / WEIGHTS, kept_of(model, config.tower))
 
 
 _IDENTITY = ("kind", "dim", "context", "anchored", "options", "tower", "encoder", "chunking", "parameters")

@@ -74,10 +74,10 @@ def ints(*ids: int) -> NDArray[np.int64]:
     return np.array(ids, dtype=np.int64)
 
 
-def test_the_best_ten_stay_and_the_articles_own_come_behind_them() -> None:
+def test_the_best_five_stay_and_the_articles_own_come_behind_them() -> None:
     best_ones = np.arange(100, 120)
-    told = assisted(best_ones, ints(103, 7, 115, 8), 3, 14)
-    assert told.tolist() == [*range(100, 110), 7, 115, 110, 111]  # 103 is among the ten, 8 is the fourth
+    told = assisted(best_ones, ints(103, 7, 115, 8, 9), 3, 14)
+    assert told.tolist() == [*range(100, 105), 7, 115, 8, *range(105, 111)]  # 103 is among the five, 9 is the fourth
     assert assisted(best_ones, ints(7), 0, 14).tolist() == list(range(100, 114))
     assert assisted(best_ones[:2], ints(7, 101), 5, 14).tolist() == [100, 101, 7]
     assert assisted(ints(), ints(7), 1, 14).tolist() == [7]
@@ -91,9 +91,10 @@ def test_what_the_article_brings_in_is_in_the_list_and_nothing_is_twice(
     best_ones: list[int], own: list[int], assist: int, depth: int
 ) -> None:
     told = assisted(ints(*best_ones), ints(*own), assist, depth).tolist()
-    assert len(set(told)) == len(told) == min(depth, len({*best_ones, *own[:assist]}))
-    assert set(own[:assist]) <= set(told)
-    assert told[:10][: len(best_ones)] == best_ones[:10]
+    brought = [one for one in own if one not in best_ones[:5]][:assist]
+    assert len(set(told)) == len(told) == min(depth, len({*best_ones, *brought}))
+    assert set(brought) <= set(told)
+    assert told[:5][: len(best_ones)] == best_ones[:5]
 
 
 # -- variety -----------------------------------------------------------------------------------------------------------
@@ -115,6 +116,12 @@ def test_what_has_no_score_is_not_taken_and_no_more_than_there_are() -> None:
     assert marginal(scores, TWINS, 0.7, 1).tolist() == [1]
     assert marginal(scores, TWINS, 0.7, 0).tolist() == []
     assert marginal(scores[:0], TWINS[:0], 0.7, 3).tolist() == []
+
+
+def test_a_score_that_counts_for_nothing_leaves_out_what_has_none() -> None:
+    scores = floats([-np.inf, 0.2, 0.1, 0.3])[0]
+    rows = floats([1, 0], [1, 0], [0, 1], [1, 0])
+    assert marginal(scores, rows, 0.0, 4).tolist() == [1, 2, 3]  # the second is unlike the first, whatever they score
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 12), st.integers(0, 14), st.sampled_from([0.0, 0.1, 0.55, 0.7, 1.0]))

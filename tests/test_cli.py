@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 import cli
 from cli import COMMANDS, main
 from index.build import Choices, ingest
+from retrieval import models
 from retrieval.search import Searcher
 from store.generations import Collection
 from store.sources import open_source
@@ -402,6 +403,33 @@ def test_gc_removes_all_but_the_newest(home: Path) -> None:
     assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == ["gen-000002"]
     assert run(home, "gc", "--keep", "0").exit_code == 2
     assert run(home, "verify").exit_code == 0
+
+
+def test_gc_removes_the_spaces_of_models_that_are_gone(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "SHIPPED", tmp_path / "shipped")
+    own = home / "collections" / "wiki" / "models"
+    (tmp_path / "shipped" / "came-with-it").mkdir(parents=True)
+    for name in ("here", ".making-in-training", ".before-half-replaced"):
+        (own / name).mkdir(parents=True)
+    kept = ["came-with-it", "half-replaced", "here", "in-training", ".trash"]
+    gone = [".making-gone", "gone", ".before-old"]
+    for name in kept + gone:
+        (own / "spaces" / name / "vectors").mkdir(parents=True)
+        (own / "spaces" / name / "vectors" / "00000.npy").write_bytes(bytes(1000))
+    (own / "spaces" / ".gone.turn").touch()  # who waits there must find it
+    (own / "rerankers" / "gone").mkdir(parents=True)
+    result = run(home, "gc")
+    assert (result.exit_code, result.stdout) == (
+        0,
+        "removed the space of model old, the space of model gone (up to 3.0 KB; shared files stay)\n",
+    )
+    assert sorted(path.name for path in (own / "spaces").iterdir()) == sorted([*kept, ".gone.turn"])
+    assert sorted(path.name for path in own.iterdir()) == [
+        *(".before-half-replaced", ".making-in-training", "here", "rerankers", "spaces")
+    ]
+    assert run(home, "gc").stdout == "nothing to remove\n"
 
 
 def test_an_export_is_every_live_chunk_with_its_vector(home: Path, tmp_path: Path) -> None:

@@ -564,9 +564,9 @@ def test_an_ablation_is_told_apart_with_the_models_and_the_rule(towered: Path) -
         "towers + reranker",
         "towers",
         "towers + reranker, blend 0",
-        "towers + reranker, assist 40",
+        "towers + reranker, assist 45",
         "towers + reranker, variety 0.7",
-        "towers, assist 40",
+        "towers, assist 45",
         "towers, variety 0.7",
     ]
     assert {one["baseline"] for one in of_towers["against"]} == {"towers + reranker"}
@@ -581,7 +581,7 @@ def test_an_ablation_is_told_apart_with_the_models_and_the_rule(towered: Path) -
     assert rule["rows"][0]["measures"]["R@1"]["mean"] == 1
     assert rule["against"] == []
     for one in report["tables"]:
-        assert set(rows_in(one)) & {"towers, assist 40", rule["rows"][0]["name"]} == set()
+        assert set(rows_in(one)) & {"towers, assist 45", rule["rows"][0]["name"]} == set()
         full = rows_in(one)["towers + reranker"]
         if one["bank"] == "heldout":
             same = asides["ablation of towers + reranker, each other row less that one", "heldout", one["view"]]
@@ -599,7 +599,7 @@ def test_an_ablation_is_told_apart_with_the_models_and_the_rule(towered: Path) -
         (("--ablate", "--no-rerank"), "--ablate takes rerankers apart and --no-rerank leaves them out"),
         (("--ablate", "--bank", "full"), "add --bank heldout"),
         (("--model", "gru", "--ablate"), "--ablate needs a model with a reranker, or several models; run: lookahead"),
-        (("--assist", "41"), "--assist is at most 40, not 41"),
+        (("--assist", "46"), "--assist is at most 40, not 41"),
     ],
 )
 def test_what_cannot_be_reranked_is_one_line(towered: Path, arguments: tuple[str, ...], said: str) -> None:

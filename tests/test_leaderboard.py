@@ -11,12 +11,14 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import COPY_LAST, SUM, write_model
+from tiny_models import COPY_LAST, SUM, config_of, write_model
+from tiny_pipelines import AGAINST_PREDICTION, write_reranker, write_towers
 
 from cli import main
 from index import fast
@@ -26,12 +28,16 @@ from retrieval.benchmarks import architectures, predictors
 from retrieval.benchmarks.architectures import PARAMETERS, Architecture, Architectures, smallest_cosine, write_fresh
 from retrieval.benchmarks.predictors import OPENVINO, TORCH, Job, Machine, Speed, in_one, refuse_emulated, speed_of
 from retrieval.benchmarks.speed_tables import aligned, in_markdown, milliseconds
+from retrieval.export import export, export_tower
 from retrieval.leaderboard import Leaderboard, Standing
-from retrieval.models import GRAPH, GRAPH_WEIGHTS, WEIGHTS, ModelConfig
+from retrieval.models import GRAPH, GRAPH_WEIGHTS, TOWER, TOWER_WEIGHTS, WEIGHTS, ModelConfig, seal
 from retrieval.next_report import Against
 from retrieval.plots import plot_leaderboard
 from retrieval.predictors import KINDS, build
 from retrieval.reports import Estimate
+from retrieval.rerankers import RERANKER, RERANKER_WEIGHTS
+from retrieval.towers import Towers, build_tower
+from retrieval.weights import write_weights
 from store.generations import Collection
 from store.records import LookaheadError, Split
 from store.sources import open_source
@@ -112,6 +118,77 @@ def test_a_process_of_its_own_tells_what_a_model_takes(fresh: Path, runtime: str
     assert told.memory >= 0
     assert told.base > 20  # no interpreter with numpy is smaller
     assert told.threads >= 1
+
+
+@pytest.fixture(scope="module")
+def towers(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Towers]:
+    """Two towers at 128 dimensions, untrained, whose P tower is another space; and their folder."""
+    folder = tmp_path_factory.mktemp("fresh") / "towers"
+    folder.mkdir()
+    query, passage = build("residual", 128, anchored=True).eval(), build_tower("reference", 128).eval()
+    both = Towers(query, passage)
+    write_weights(folder / WEIGHTS, both.kept(), half=False)
+    export(query, folder, 128)
+    export_tower(passage, folder)
+    tower = {"kind": "reference", "options": {}}
+    config_of(kind="residual", anchored=True, tower=tower, seals=seal(folder)).write(folder)
+    return folder, both
+
+
+@pytest.mark.parametrize("runtime", [TORCH, OPENVINO])
+def test_of_two_towers_it_is_the_q_tower_that_answers(towers: tuple[Path, Towers], runtime: str) -> None:
+    folder, both = towers
+    context, mask = predictors.questions(7, 128)
+    answer, _, _ = predictors._open(Job(str(folder), runtime, "f32"))
+    with torch.inference_mode():
+        wanted = both.query(torch.from_numpy(context), torch.from_numpy(mask)).numpy()
+    assert answer(context, mask) == pytest.approx(wanted, abs=1e-3)
+
+
+def test_files_that_are_read_and_not_others_count_as_disk(towers: tuple[Path, Towers], tmp_path: Path) -> None:
+    folder, _ = towers
+    reranker = write_reranker(tmp_path / "reranker", folder, depth=7, blend=0.5)
+    graphs = [GRAPH, GRAPH_WEIGHTS, TOWER, TOWER_WEIGHTS]
+
+    def disk(runtime: str, place: Path | None = None) -> float:
+        job = Job(
+            str(folder), runtime, "f32", None if place is None else str(place), singles=2, warm_up=1, batches=(1, 3)
+        )
+        return predictors.measure(job).disk
+
+    def size(place: Path, names: list[str]) -> int:
+        return sum((place / name).stat().st_size for name in names)
+
+    assert disk(TORCH) == size(folder, [WEIGHTS]) / 1e6
+    assert disk(OPENVINO) == size(folder, graphs) / 1e6
+    whole = size(folder, graphs) + size(reranker, [RERANKER, RERANKER_WEIGHTS])
+    assert disk(OPENVINO, reranker) == whole / 1e6
+
+
+def test_with_a_reranker_an_answer_is_a_list_that_stood_by_the_first_score(tmp_path: Path) -> None:
+    folder = write_towers(tmp_path / "towers")
+    context, mask = predictors.questions(3, 128)
+    last = context[:, -1]
+    for blend in (0.0, 0.5):
+        reranker = write_reranker(tmp_path / "reranker", folder, AGAINST_PREDICTION, depth=9, blend=blend)
+        answer, precision, _ = predictors._open(Job(str(folder), OPENVINO, "f32", str(reranker)))
+        told = answer(context, mask)
+        assert (told.shape, precision) == ((3, 9), "f32")
+        rows, passages = (predictors._directions(9, 128, seed) for seed in (2, 3))
+        decayed = context.transpose(0, 2, 1) @ [0.1, 0.12, 0.16, 0.22, 0.4]
+        first = last @ passages.T + blend * (decayed / np.linalg.norm(decayed, axis=1, keepdims=True)) @ rows.T
+        wanted = [-10 * passages[order] @ one for one, order in zip(last, np.argsort(-first, axis=1), strict=True)]
+        assert told == pytest.approx(np.array(wanted), abs=1e-2)
+
+
+def test_a_process_of_its_own_measures_a_reranker_too(tmp_path: Path) -> None:
+    folder = write_towers(tmp_path / "towers")
+    reranker = write_reranker(tmp_path / "reranker", folder)
+    told = speed_of(Job(str(folder), OPENVINO, "f32", str(reranker), singles=4, warm_up=1, batches=(1, 2)))
+    assert (told.runtime, told.precision, list(told.batches)) == (OPENVINO, "f32", [1, 2])
+    (reranker / RERANKER_WEIGHTS).write_bytes(b"x")
+    with pytest.raises(LookaheadError, match=r"reranker\.bin is damaged"):
+        speed_of(Job(str(folder), OPENVINO, "f32", str(reranker)))
 
 
 def test_what_a_process_cannot_load_is_refused_in_its_words(tmp_path: Path) -> None:
@@ -321,6 +398,90 @@ def test_rows_are_in_the_order_of_r5_and_efficiency_follows_from_it(run: Runs, s
         assert one["against"]["verdict"] in ("above", "below", "no difference")
 
 
+@pytest.fixture
+def towered(shipped: Path) -> Path:
+    """The shipped two, and towers in whose space others are near; "same" and the towers have rerankers."""
+    write_towers(shipped / "towers", parameters=1_000)
+    write_reranker(shipped / "rerankers" / "towers", shipped / "towers", blend=0.5, parameters=30)
+    write_reranker(shipped / "rerankers" / "same", shipped / "same", AGAINST_PREDICTION, parameters=4)
+    return shipped
+
+
+def test_pipelines_stand_as_the_evaluator_judges_them(
+    run: Runs, towered: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Job] = []
+    monkeypatch.setattr(predictors, "speed_of", lambda job: asked.append(job) or quick(job))
+    code, out, err = run("leaderboard", "-c", "wiki", "--ood", "other", "--json")
+    assert code == 0, err
+    found = {one["name"]: one for one in json.loads(out)["standings"]}
+    code, out, err = run("evaluate", "next", "-c", "wiki", "--ood", "other", "--json")
+    assert code == 0, err
+    report = json.loads(out)
+    names = {"same", "same + reranker", "sum", "towers", "towers + reranker", "copy-last"}
+    assert set(found) == names
+    for raw, measures in ((report, "measures"), (report["outside"][0], "outside")):
+        table = next(one for one in raw["tables"] if one["view"] == "new")
+        wanted = {row["name"]: row["measures"] for row in table["rows"]}
+        assert {name: one[measures] for name, one in found.items()} == {name: wanted[name] for name in names}
+    level = found["copy-last"]["measures"]
+    assert found["towers"]["measures"]["cosine"] == pytest.approx(level["cosine"], abs=1e-3)  # the same prediction
+    assert found["towers"]["measures"]["MRR@50"] != pytest.approx(level["MRR@50"], abs=1e-3)  # in another space
+    assert found["same + reranker"]["measures"]["R@5"]["mean"] < level["R@5"]["mean"]  # it turns lists around
+    assert "cosine" not in found["towers + reranker"]["measures"]
+
+    def facts(name: str) -> tuple[object, ...]:
+        one = found[name]
+        return (
+            one["kind"],
+            one["tower"],
+            one["reranked"],
+            one["parameters"],
+            [each["runtime"] for each in one["speeds"]],
+        )
+
+    assert facts("towers") == ("residual", "tiny", False, 1_000, [TORCH, OPENVINO])
+    assert facts("towers + reranker") == ("residual", "tiny", True, 1_030, [OPENVINO])
+    assert facts("same + reranker") == ("amn", "", True, 9, [OPENVINO])
+    alone = [job for job in asked if job.reranker is not None]
+    assert alone == [
+        Job(str(towered / name), OPENVINO, None, str(towered / "rerankers" / name)) for name in ("same", "towers")
+    ]
+    assert len(asked) == 2 * 3 + 2
+
+
+def test_a_reranked_row_is_told_with_what_it_is_not(run: Runs, towered: Path, tmp_path: Path) -> None:
+    code, table, err = run("leaderboard", "-c", "wiki", "--ood", "other", "--out", tmp_path / "out", "--quiet")
+    assert code == 0, err
+    assert max(map(len, table.splitlines()[:-1])) <= 110
+    lines = table.splitlines()
+    row = next(line for line in lines if line.startswith("towers + reranker"))
+    assert row.removeprefix("towers + reranker").split()[4] == "–"  # its cosine
+    assert sum(line.startswith("towers + reranker  OpenVINO f32") for line in lines) == 2
+    assert not any(line.startswith("towers + reranker  torch") for line in lines)
+    said = " ".join(line.strip() for line in lines)
+    assert "towers's reranker orders the best 6 by prediction · passage + 0.5 × decayed mean · chunk" in said
+    assert "same's reranker orders the best 6 by prediction · passage + " not in said
+    assert "a P tower counts in parameters, disk and load, and in no time" in said
+    assert "a reranker gives an order and no vector, hence no cosine, and runs in OpenVINO only, in f32" in said
+    markdown = (tmp_path / "out" / "leaderboard.md").read_text(encoding="utf-8")
+    assert "| towers + reranker | OpenVINO f32 | .300 | .250 |" in markdown
+    assert (tmp_path / "out" / "leaderboard.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_in_torch_alone_a_reranked_row_has_no_speed(run: Runs, towered: Path, tmp_path: Path) -> None:
+    arguments = ("--model", "towers", "--runtime", "torch", "--quiet", "--out", tmp_path / "out")
+    code, table, err = run("leaderboard", "-c", "wiki", *arguments)
+    assert code == 0, err
+    assert sum(line.startswith("towers + reranker") for line in table.splitlines()) == 1
+    board = json.loads((tmp_path / "out" / "leaderboard.json").read_text(encoding="utf-8"))
+    assert {one["name"]: len(one["speeds"]) for one in board["standings"]} == {
+        "towers": 1,
+        "towers + reranker": 0,
+        "copy-last": 0,
+    }
+
+
 def test_tables_fit_a_terminal_and_everything_is_written(run: Runs, shipped: Path, tmp_path: Path) -> None:
     out = tmp_path / "a" / "b"
     code, table, err = run("leaderboard", "-c", "wiki", "--ood", "other", "--out", out, "--quiet")
@@ -383,6 +544,7 @@ def other_encoder(folder: Path) -> None:
         (("-c", "wiki", "--model", "foreign"), "model foreign is for another"),
         (("-c", "wiki", "--model", "copy-last"), "a model has the name of a baseline: copy-last"),
         (("-c", "wiki", "--model", "damaged"), "predictor.bin is damaged"),
+        (("-c", "wiki", "--model", "unranked"), "reranker.bin is damaged"),
         (("-c", "wiki", "--ood", "wiki"), "wiki is the collection itself"),
         (("-c", "wiki", "--ood", "long"), "wiki and long are chunked differently"),
         (("-c", "wiki", "--ood", "none"), 'there is no collection "none"'),
@@ -392,6 +554,9 @@ def other_encoder(folder: Path) -> None:
 def test_bad_input_is_one_line_and_nothing_is_written(
     run: Runs, shipped: Path, tmp_path: Path, arguments: tuple[str, ...], said: str
 ) -> None:
+    if "unranked" in arguments:
+        write_reranker(shipped / "rerankers" / "unranked", write_model(shipped / "unranked"))
+        (shipped / "rerankers" / "unranked" / RERANKER_WEIGHTS).write_bytes(b"x")
     for name in ("foreign", "damaged", "copy-last"):
         if name in arguments:
             write_model(shipped / name)
@@ -425,8 +590,9 @@ def test_a_board_without_models_outside_has_no_such_columns() -> None:
     estimate = Estimate(0.5, 0.4, 0.6)
     measures = dict.fromkeys(("R@5", "MRR@50", "cosine"), estimate)
     against = Against("tiny", "R@5", "copy-last", Estimate(0.03, 0.01, 0.05))
-    standing = Standing("tiny", "amn", 5, True, measures, {}, against, (speed(), speed(TORCH, p50=0.5)))
-    base = Standing("copy-last", "", 0, False, {**measures, "R@5": Estimate(0.47, 0.4, 0.5)}, {}, None, ())
+    standing = Standing("tiny", "amn", "", False, 5, True, measures, {}, against, (speed(), speed(TORCH, p50=0.5)))
+    level = {**measures, "R@5": Estimate(0.47, 0.4, 0.5)}
+    base = Standing("copy-last", "", "", False, 0, False, level, {}, None, ())
     board = Leaderboard(
         "wiki", "test", 3, 40, 60, "", MACHINE, "cli.py leaderboard", 0, 2000, 0.95, (), (standing, base)
     )
@@ -435,6 +601,8 @@ def test_a_board_without_models_outside_has_no_such_columns() -> None:
     assert "| tiny | .500 (.400 to .600) |" in board.markdown()
     assert "| +.030 (+.010 to +.050) above |" in board.markdown()
     assert board.points(TORCH) == {"tiny": (0.5, 0.5)}
+    assert "P tower" not in board.table()
+    assert "reranker" not in board.table()
     assert "machine: a processor, 2 cores, load average 0.5; Python 3.11, torch 2.13, OpenVINO 2026.4.1" in (
         board.table()
     )

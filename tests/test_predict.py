@@ -615,8 +615,8 @@ def test_variety_changes_the_order_but_not_what_may_answer(parts: tuple[Searcher
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"assist": -1}, "--assist is between 0 and 40, not -1"),
-        ({"assist": 41}, "--assist is between 0 and 40, not 41"),
+        ({"assist": -1}, "--assist is between 0 and 45, not -1"),
+        ({"assist": 46}, "--assist is between 0 and 45, not 46"),
         ({"variety": 1.5}, r"--variety is between 0 .* and 1 .*, not 1\.5"),
         ({"variety": float("nan")}, "--variety is between 0 .* and 1 .*, not nan"),
         ({"rerank": True, "name": "amn"}, "there is no reranker over model amn; run: lookahead train reranker"),

@@ -138,6 +138,7 @@ def test_the_graph_on_disk_has_learnt_it_too(
     network = build_reranker(QUICK.kind).eval()
     load_weights(made[0] / WEIGHTS, network)
     arrays = (context, mask, pipeline.predict(context, mask), rows, rows, present)
+    assert (network.scale != 1).all()  # fitted to lists before it learnt
     with torch.no_grad():
         ours = network(*(torch.from_numpy(one) for one in arrays)).numpy()
     assert np.abs(ours - scores)[present].max() < 0.01
@@ -364,25 +365,21 @@ def test_a_twin_of_the_target_is_no_rival_and_the_target_is_not_its_own(tmp_path
 
 
 def test_twins_and_absent_candidates_do_not_count_in_the_loss(
-    lists: Lists, pipeline: Pipeline, sequences: Sequences, watched: WatchedLists, monkeypatch: pytest.MonkeyPatch
+    pipeline: Pipeline, sequences: Sequences, watched: WatchedLists, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    task = task_of(lists, pipeline, sequences, watched, replace(QUICK, short=0.0))
-    told, ids, target = task.read(0)
-    present, hit = told.present, torch.from_numpy(ids == target[:, None])
-    assert hit.sum(dim=1).tolist() == [1] * 16
-    twins = torch.zeros_like(present)
-    twins[:, 7] = ~hit[:, 7]
-
-    def truth(*_: object) -> tuple[Tensor, Tensor, Tensor]:
-        return twins, hit.int().argmax(dim=1), torch.ones(16, dtype=torch.bool)
-
-    monkeypatch.setattr(subject, "_truth", truth)
-    scores = 25 * told.features[..., subject.NAMES.index("prediction · passage")]
-    kept = present & ~twins
-    by_hand = [
-        torch.logsumexp(row[here], 0) - row[one].squeeze() for row, here, one in zip(scores, kept, hit, strict=True)
-    ]
-    assert float(task.loss(0).detach()) == pytest.approx(float(torch.stack(by_hand).mean()), abs=1e-4)
+    """Where all scores are equal, the loss is the logarithm of how many count."""
+    few = sequences.only([0])  # ten chunks: without the context five are left for twelve places
+    lists, _ = lists_in(pipeline, few, few.windows(), 12)
+    task = task_of(lists, pipeline, sequences, watched, replace(QUICK, batch=5, seen=0.0, short=0.0))
+    monkeypatch.setattr(task.model, "scores", lambda told: 0 * told.features[..., 0])
+    assert float(task.loss(0)) == pytest.approx(np.log(5))
+    monkeypatch.setattr(subject, "DUPLICATE", 0.45)  # some of a chain are nearer to each other, some not
+    count = []
+    for row, one in zip(*task.read(0)[1:], strict=True):
+        near = sequences.unit(row[:5]) @ sequences.unit(np.array([one]))[0]
+        count.append(1 + int((near < 0.45).sum()))
+    assert len(set(count)) > 1
+    assert float(task.loss(0)) == pytest.approx(np.mean(np.log(count)))
 
 
 def test_a_list_without_the_truth_teaches_nothing(
@@ -485,13 +482,24 @@ def test_only_so_many_windows_are_watched_and_only_so_many_chunks(
 
 @pytest.mark.usefixtures("unexported")
 def test_the_same_seed_gives_the_same_weights_and_another_gives_others(
-    searcher: Searcher, model: Model, pipeline: Pipeline, tmp_path: Path
+    searcher: Searcher, model: Model, pipeline: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     short = replace(QUICK, kind="mlp", epochs=0.3, checks=1)
     for name, recipe in (("one", short), ("again", short), ("other", replace(short, seed=1))):
         trained(searcher, tmp_path / name, model, pipeline, recipe)
     assert (tmp_path / "again" / WEIGHTS).read_bytes() == (tmp_path / "one" / WEIGHTS).read_bytes()
     assert (tmp_path / "other" / WEIGHTS).read_bytes() != (tmp_path / "one" / WEIGHTS).read_bytes()
+    begun: list[float] = []
+
+    def noted(self: RerankTask, step: int) -> Tensor:
+        begun.append(float(next(self.model.parameters()).detach().sum()))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(RerankTask, "loss", noted)
+    for seed in (0, 1):
+        with pytest.raises(KeyboardInterrupt):
+            trained(searcher, tmp_path / f"begun-{seed}", model, pipeline, replace(short, seed=seed))
+    assert begun[0] != begun[1]
 
 
 @pytest.mark.usefixtures("unexported")

@@ -30,7 +30,7 @@ from retrieval.runtime import CompiledPredictor, CompiledTower
 from retrieval.search import Searcher
 from retrieval.sequences import Ints, Sequences
 from retrieval.towers import IdentityTower, Towers, build_tower
-from retrieval.train_predictor import Trained, Watched
+from retrieval.train_predictor import Trained, Watched, _begin_with
 from retrieval.train_towers import Ring, TowersTask, Weights, alike, mine, train_towers
 from retrieval.training import CHECKPOINT, HEARTBEAT, STEPS
 from retrieval.weights import load_weights
@@ -137,6 +137,16 @@ def test_without_a_p_tower_it_is_a_plain_predictor(searcher: Searcher, tmp_path:
     assert "kept" not in result.outcome.best
     load_weights(tmp_path / WEIGHTS, build("residual", 128, anchored=True, options={"rank": 8}))
     check_seals(tmp_path, ModelConfig.read(tmp_path))
+
+
+def test_training_a_predictor_may_begin_with_the_q_tower(searcher: Searcher, made: tuple[Path, Trained]) -> None:
+    folder, _ = made
+    model = build("residual", 128, anchored=True, options={"rank": 8})
+    _begin_with(folder, model, "residual", searcher.fingerprint)
+    wanted = loaded(folder).query.state_dict()
+    assert all(torch.equal(value, wanted[name]) for name, value in model.state_dict().items())
+    with pytest.raises(LookaheadError, match="holds a predictor residual, not amn"):
+        _begin_with(folder, build("amn", 128, anchored=False), "amn", searcher.fingerprint)
 
 
 # -- the same again ------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ RERANKER_LIMIT = 1.0  # ms for 100 candidates, of one in two
 _WARM_UP = 30
 _TEXTS = 5  # passages told, which are read from the database
 
-Q_TOWER, BY_PREDICTION, BY_CONTEXT = "predicting (Q tower)", "index of the passages", "index of the collection"
+Q_TOWER, INDEXES = "predicting (Q tower)", "the indexes, side by side"
 GATHERING, RERANKING = "vectors and first score", "list and reranker"
 
 
@@ -75,11 +75,8 @@ def timed(look: LookAhead, unit: Floats, target: int) -> dict[str, float]:
     clock = _Clock()
     asked = ranker.asked(unit)
     clock.lap(Q_TOWER)
-    ids = ranker.near_prediction(asked, depth)
-    clock.lap(BY_PREDICTION)
-    if choice.blend:
-        ids = np.union1d(ids, ranker.near_context(asked, depth))
-        clock.lap(BY_CONTEXT)
+    ids = ranker.near(asked, depth)
+    clock.lap(INDEXES)
     pool = ranker.scored(asked, np.setdiff1d(ids, _context_of(target)))
     clock.lap(GATHERING)
     if ranker.reach:

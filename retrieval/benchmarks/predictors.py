@@ -26,35 +26,40 @@ import numpy as np
 
 from index.dense import normalised
 from retrieval.benchmarks.measured import median, percentile
-from retrieval.models import GRAPH, GRAPH_WEIGHTS, WEIGHTS, ModelConfig, check_seals
+from retrieval.candidates import Choice
+from retrieval.models import GRAPH, GRAPH_WEIGHTS, TOWER, TOWER_WEIGHTS, WEIGHTS, ModelConfig, check_seals
 from retrieval.predictors import build
+from retrieval.rerankers import RERANKER, RERANKER_WEIGHTS, RerankerConfig
 from retrieval.sequences import CONTEXT, Bools, Floats
 from store.records import LookaheadError
 
 if TYPE_CHECKING:
+    from retrieval.pipeline import Pipeline
     from retrieval.runtime import CompiledPredictor
 
 TORCH, OPENVINO = "torch", "openvino"
 RUNTIMES = (TORCH, OPENVINO)
 BATCHES = (1, 8, 32, 128)
 PRECISIONS = ("f32", "bf16", "auto")  # of OpenVINO; auto leaves the choice to it
-FILES = {TORCH: (WEIGHTS,), OPENVINO: (GRAPH, GRAPH_WEIGHTS)}
 
 SINGLES, WARM_UP = 200, 20
 _REPEATS, _FEWEST, _SECONDS = 20, 5, 3.0  # of a batch: so often, but no longer once it was done a few times
 _ROOT = Path(__file__).resolve().parents[2]
 
-Answers = Callable[[Floats, Bools], Floats]  # (n, 5, D) and (n, 5) in numpy → (n, D) in numpy
+# (n, 5, D) and (n, 5) in numpy → predictions (n, D), or a reranker's scores (n, depth), in numpy
+Answers = Callable[[Floats, Bools], Floats]
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
     """What a child process measures: a model's folder in one runtime. `precision` is one of PRECISIONS, or None for
-    what `predict-next` uses; torch computes in f32 whatever it is."""
+    what `predict-next` uses; torch computes in f32 whatever it is. `reranker` is the folder of one, which runs in
+    OpenVINO only: then an answer is a list of candidates in order."""
 
     folder: str
     runtime: str
     precision: str | None = None
+    reranker: str | None = None
     singles: int = SINGLES
     warm_up: int = WARM_UP
     batches: tuple[int, ...] = BATCHES
@@ -67,7 +72,11 @@ class Speed:
     `mean`, `p50`, `p95` and `p99` of single queries; `batches`: size of a batch → median time of it for each sample.
     `load` from opening the folder to the first answer, when the runtime's library is already loaded; `memory` in MB is
     how much the resident size grows by that and one batch of the largest size, `base` what it was before. `disk` in
-    MB: the weights for torch, the graph for OpenVINO. `precision` and `threads` are what the runtime says it uses.
+    MB: the weights for torch, the graphs for OpenVINO. `precision` and `threads` are what the runtime says it uses for
+    the predictor.
+
+    A P tower is loaded, as `predict-next` does, and takes no time: candidates went through it beforehand. With a
+    reranker the first score of its candidates and their order are part of the time; finding them in an index is not.
     """
 
     runtime: str
@@ -117,9 +126,11 @@ class Machine:
 def speed_of(job: Job) -> Speed:
     """Measures in a fresh process; a folder that cannot be loaded is refused in the words it was refused there."""
     folder = str(Path(job.folder).absolute())
-    command = [sys.executable, "-m", "retrieval.benchmarks.predictors", json.dumps(asdict(replace(job, folder=folder)))]
+    reranker = None if job.reranker is None else str(Path(job.reranker).absolute())
+    told = json.dumps(asdict(replace(job, folder=folder, reranker=reranker)))
+    command = [sys.executable, "-m", "retrieval.benchmarks.predictors", told]
     child = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, check=False)
-    what = f"measuring {Path(folder).name} in {job.runtime}"
+    what = f"measuring {Path(folder).name}{'' if reranker is None else ' with its reranker'} in {job.runtime}"
     if child.returncode:
         last = next(iter(child.stderr.strip().splitlines()[::-1]), "is memory short?")
         raise LookaheadError(f"{what} ended with exit code {child.returncode}: {last}")
@@ -130,6 +141,13 @@ def speed_of(job: Job) -> Speed:
     if "error" in raw:
         raise LookaheadError(raw["error"])
     return Speed.from_json(raw["speed"])
+
+
+def files_of(config: ModelConfig, runtime: str) -> tuple[str, ...]:
+    """Those of a model's files that a runtime reads."""
+    if runtime == TORCH:
+        return (WEIGHTS,)
+    return (GRAPH, GRAPH_WEIGHTS, TOWER, TOWER_WEIGHTS) if config.tower else (GRAPH, GRAPH_WEIGHTS)
 
 
 def refuse_emulated(precision: str | None) -> None:
@@ -157,7 +175,8 @@ def main(argument: str) -> str:
 def measure(job: Job) -> Speed:
     """The figures of a model in this process."""
     folder = Path(job.folder)
-    dim = ModelConfig.read(folder).dim
+    config = ModelConfig.read(folder)
+    dim = config.dim
     singles = questions(job.warm_up + job.singles, dim)
     largest = questions(max(job.batches), dim, seed=1)
     _start(job.runtime)
@@ -178,8 +197,15 @@ def measure(job: Job) -> Speed:
         load=1e3 * load,
         memory=max(memory, 0) / 1e6,
         base=base / 1e6,
-        disk=sum((folder / name).stat().st_size for name in FILES[job.runtime]) / 1e6,
+        disk=sum(path.stat().st_size for path in _read_by(job, config)) / 1e6,
     )
+
+
+def _read_by(job: Job, config: ModelConfig) -> list[Path]:
+    paths = [Path(job.folder) / name for name in files_of(config, job.runtime)]
+    if job.reranker is not None:
+        paths += [Path(job.reranker) / name for name in (RERANKER, RERANKER_WEIGHTS)]
+    return paths
 
 
 def in_one(seconds: Sequence[float]) -> dict[str, float]:
@@ -213,13 +239,16 @@ def _batch(answer: Answers, context: Floats, mask: Bools) -> float:
 
 def questions(count: int, dim: int, seed: int = 0) -> tuple[Floats, Bools]:
     """Random contexts of five unit vectors."""
-    drawn = np.random.default_rng(seed).standard_normal((count * CONTEXT, dim), dtype=np.float32)
-    return normalised(drawn).reshape(count, CONTEXT, dim), np.ones((count, CONTEXT), dtype=bool)
+    return _directions(count * CONTEXT, dim, seed).reshape(count, CONTEXT, dim), np.ones((count, CONTEXT), dtype=bool)
+
+
+def _directions(count: int, dim: int, seed: int) -> Floats:
+    return normalised(np.random.default_rng(seed).standard_normal((count, dim), dtype=np.float32))
 
 
 def _start(runtime: str) -> None:
     """Loads a runtime's library and lets it do something, so that neither counts for the model."""
-    importlib.import_module({TORCH: "retrieval.weights", OPENVINO: "retrieval.runtime"}[runtime])
+    importlib.import_module({TORCH: "retrieval.towers", OPENVINO: "retrieval.pipeline"}[runtime])
     if runtime == TORCH:
         import torch
 
@@ -235,9 +264,42 @@ def _open(job: Job) -> tuple[Answers, str, int]:
     """(answers, the precision it computes in, how many threads it may use)."""
     folder = Path(job.folder)
     if job.runtime == TORCH:
+        assert job.reranker is None, "rerankers run in OpenVINO only"
         return _open_torch(folder)
+    pipeline = _open_pipeline(job)
+    predictor = pipeline.predictor
+    if pipeline.reranker is None:
+        return pipeline.predict, predictor.precision, predictor.threads
+    return _reranked(pipeline, predictor.dim), predictor.precision, predictor.threads
+
+
+def _open_pipeline(job: Job) -> Pipeline:
+    from retrieval.pipeline import Pipeline
+    from retrieval.runtime import CompiledReranker, CompiledTower
+
+    folder = Path(job.folder)
     predictor = open_compiled(folder, job.precision)
-    return predictor.predict, predictor.precision, predictor.threads
+    tower = CompiledTower.open(folder) if ModelConfig.read(folder).tower else None
+    if job.reranker is None:
+        return Pipeline(predictor, tower, None, Choice())
+    place = Path(job.reranker)
+    config = RerankerConfig.read(place)
+    return Pipeline(predictor, tower, CompiledReranker.open(place), Choice(config.depth, config.blend))
+
+
+def _reranked(pipeline: Pipeline, dim: int) -> Answers:
+    """Predictor, first score, order and reranker, over one list of random candidates for every context."""
+    rows, passages = (_directions(pipeline.choice.depth, dim, seed) for seed in (2, 3))
+    keys = pipeline.keys(rows, passages)
+
+    def answer(context: Floats, mask: Bools) -> Floats:
+        prediction = pipeline.predict(context, mask)
+        first = pipeline.queries(context, mask, prediction) @ keys.T
+        order = np.argsort(-first, axis=1, kind="stable")
+        there = np.ones(order.shape, dtype=np.bool_)
+        return pipeline.rerank(context, mask, prediction, rows[order], passages[order], there)
+
+    return answer
 
 
 def open_compiled(folder: Path, precision: str | None) -> CompiledPredictor:
@@ -252,12 +314,13 @@ def open_compiled(folder: Path, precision: str | None) -> CompiledPredictor:
 def _open_torch(folder: Path) -> tuple[Answers, str, int]:
     import torch
 
+    from retrieval.towers import kept_of
     from retrieval.weights import load_weights
 
     config = ModelConfig.read(folder)
-    check_seals(folder, config, FILES[TORCH])
+    check_seals(folder, config, files_of(config, TORCH))
     model = build(config.kind, config.dim, anchored=config.anchored, options=config.options)
-    load_weights(folder / WEIGHTS, model)
+    load_weights(folder / WEIGHTS, kept_of(model, config.tower))
     model.eval()
 
     def answer(context: Floats, mask: Bools) -> Floats:
