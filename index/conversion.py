@@ -216,8 +216,9 @@ def _revision(model: Any) -> str:
 
 def _export(model: Any, folder: Path) -> list[str]:
     """Traces the whole pipeline into one graph, saves it in half precision, and says which inputs it takes."""
-    import openvino as ov
     import torch
+
+    from index.graphs import ov
 
     pooling = next((module for module in model if type(module).__name__ == "Pooling"), None)
     if pooling is not None and not getattr(pooling, "include_prompt", True):

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino as ov
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from index.encoder import Fingerprint, read_recipe
+from index.graphs import ov
 from store.records import LookaheadError
 
 MODEL, TOKENIZER = "model.xml", "tokenizer.json"

@@ -13,11 +13,11 @@ import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import openvino as ov
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from index.graphs import ov
 from retrieval.models import GRAPH, TOWER
 from retrieval.predictors.base import Predictor
 from retrieval.sequences import CONTEXT

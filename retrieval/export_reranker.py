@@ -9,11 +9,11 @@ import os
 import tempfile
 from pathlib import Path
 
-import openvino as ov
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from index.graphs import ov
 from retrieval.export import quietly
 from retrieval.reranker import Reranker
 from retrieval.rerankers import RERANKER

@@ -10,10 +10,10 @@ from threading import Lock
 from typing import Any
 
 import numpy as np
-import openvino as ov
 from numpy.typing import NDArray
 
 from index.dense import normalised
+from index.graphs import ov
 from retrieval import rerankers
 from retrieval.models import GRAPH, GRAPH_WEIGHTS, TOWER, TOWER_WEIGHTS, ModelConfig, check_seals
 from retrieval.rerankers import RERANKER, RERANKER_WEIGHTS, RerankerConfig

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import openvino as ov
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from index.graphs import ov
 from retrieval.export import export, export_tower
 from retrieval.predictors import KINDS, build
 from retrieval.predictors.base import Anchored, Predictor

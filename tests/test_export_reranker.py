@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import openvino as ov
 import pytest
 import torch
 from test_rerank_features import Question, drawn
 from test_reranker import opinionated
 from torch import Tensor
 
+from index.graphs import ov
 from retrieval.export_reranker import export_reranker
 from retrieval.models import WEIGHTS
 from retrieval.rerank_features import Told

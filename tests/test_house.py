@@ -36,13 +36,7 @@ HOMES = {
     "mwparserfromhell": ("store/wikitext.py",),
     "defusedxml": ("store/sources/mediawiki.py",),
     "sentencex": ("store/chunking.py",),
-    "openvino": (
-        "index/fast.py",
-        "index/conversion.py",
-        "retrieval/export.py",
-        "retrieval/export_reranker.py",
-        "retrieval/runtime.py",
-    ),
+    "openvino": ("index/graphs.py",),
     "tokenizers": ("index/fast.py",),
     "torch": (
         "index/conversion.py",
@@ -226,3 +220,13 @@ assert prediction.passages[0].title == "Bridge", prediction
     loaded = loaded_by(code, tmp_path / "wiki", tmp_path / "models", way)
     assert not loaded & set(HEAVY)
     assert {"numpy", "duckdb", "openvino"} <= loaded
+
+
+@pytest.mark.parametrize("room", ["index.graphs", "retrieval.runtime", "retrieval.export_reranker", "index.fast"])
+def test_openvino_is_loaded_without_what_reports_its_use(room: str) -> None:
+    loaded_by(f"import sys, {room}; assert sys.modules['openvino'] and sys.modules['openvino_telemetry'] is None")
+
+
+def test_openvino_does_fall_back_to_its_stub() -> None:
+    code = "import index.graphs; import openvino.tools.ovc.telemetry_utils as told; assert 'stub' in told.tm.__name__"
+    assert "openvino_telemetry.main" not in loaded_by(code)

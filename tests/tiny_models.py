@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino as ov
 from openvino import opset13 as ops
 
 from index.encoder import Fingerprint
+from index.graphs import ov
 from index.hashing import HashingEncoder
 from retrieval.models import GRAPH, WEIGHTS, ModelConfig, seal
 from store.chunking import ChunkingRules

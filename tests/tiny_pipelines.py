@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino as ov
 from numpy.typing import NDArray
 from openvino import opset13 as ops
 from tiny_models import COPY_LAST, config_of, write_model
 
+from index.graphs import ov
 from retrieval import rerankers
 from retrieval.models import TOWER, WEIGHTS, ModelConfig, seal
 from retrieval.rerankers import RERANKER, RerankerConfig
