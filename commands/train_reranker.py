@@ -129,9 +129,9 @@ def reranker(
             }
         )
         return
-    for label, figures in (("reranked", best), ("first score", trained.first)):
+    for label, figures in (("reranked", best), ("prediction alone", trained.first)):
         shown = "  ".join(f"{key} {figures[key]:.3f}" for key in ("R@1", "R@5", "R@20", "MRR", "seen R@5", "seen MRR"))
-        click.echo(f"{label:<12} {shown}")
+        click.echo(f"{label:<17} {shown}")
     click.echo(
         f"on {config.trained['valid_windows']:,} validation windows; {100 * config.trained['in_list']:.1f} % of "
         f"{config.trained['lists']:,} lists hold the next chunk; best at step {trained.outcome.best_step:,} of "

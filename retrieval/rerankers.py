@@ -119,7 +119,7 @@ def write_reranker_card(folder: Path, config: RerankerConfig) -> None:
     trained = config.trained
     data, recipe, valid, first = (trained.get(name, {}) for name in ("data", "recipe", "valid", "first"))
     names = [name for name in valid if name in first]
-    rows = {"reranked": valid, "first score": first}
+    rows = {"reranked": valid, "prediction alone": first}
     lines = [
         f"# Reranker over {config.over}",
         "",

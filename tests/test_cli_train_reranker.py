@@ -81,7 +81,7 @@ def test_the_best_model_is_reranked_and_what_comes_next_is_said(home: Path) -> N
     said = result.stdout.splitlines()
     assert said[0].startswith("reranked     R@1 ")
     assert "seen MRR" in said[0]
-    assert said[1].startswith("first score  R@1 ")
+    assert said[1].startswith("prediction alone  R@1 ")
     assert "% of " in said[2]
     assert said[3] == f"kept in {rerankers(home) / 'copy'}"
     assert said[4] == "next: lookahead evaluate next --collection tales --model copy --rerank"
