@@ -42,19 +42,6 @@ def decayed(context: Floats, mask: Bools) -> Floats:
     return told
 
 
-def best(scores: Floats, many: int) -> Ints:
-    """(n, many) columns of the highest scores (n, m), highest first, ties by column; -1 where no finite one is left."""
-    n, width = scores.shape
-    take = min(many, width)
-    column = _highest(scores, take) if 0 < take < width else _all(n, width)[:, :take]
-    found = np.take_along_axis(scores, column, axis=1)
-    order = np.lexsort((column, -found), axis=1)
-    column, found = np.take_along_axis(column, order, axis=1), np.take_along_axis(found, order, axis=1)
-    told = np.full((n, many), -1, dtype=np.int64)
-    told[:, :take] = np.where(np.isfinite(found), column, -1)
-    return told
-
-
 def marginal(scores: Floats, rows: Floats, weight: float, many: int) -> Ints:
     """Places of `many` of a list's chunks by maximal marginal relevance: λ · score − (1 − λ) · nearest one taken.
 
@@ -80,17 +67,3 @@ def assisted(best: Ints, own: Ints, assist: int, depth: int) -> Ints:
     head, rest = best[:HEAD], best[HEAD:]
     own = own[~np.isin(own, head)][:assist]
     return np.concatenate([head, own, rest[~np.isin(rest, own)]])[:depth]
-
-
-def _highest(scores: Floats, take: int) -> Ints:
-    """(n, take) columns of the highest scores, in no order; of those that tie for the last place the first columns."""
-    column = np.argpartition(-scores, take - 1, axis=1)[:, :take]
-    floor = np.take_along_axis(scores, column, axis=1).min(axis=1)
-    for row in np.flatnonzero((scores >= floor[:, None]).sum(axis=1) > take):  # the partition took any of the ties
-        above = np.flatnonzero(scores[row] > floor[row])
-        column[row] = np.concatenate([above, np.flatnonzero(scores[row] == floor[row])[: take - len(above)]])
-    return column
-
-
-def _all(n: int, width: int) -> Ints:
-    return np.broadcast_to(np.arange(width), (n, width))

@@ -394,7 +394,8 @@ class _Members:
     @classmethod
     def of(cls, columns: Ints, scores: Floats, own: Floats, asked: Asked, ranks: Values) -> _Members:
         there = columns >= 0
-        tied = there & (np.abs(scores - own[:, None]) <= TIE)
+        # as `scan` has it, to the last bit: were a duplicate tied there and not here, a rank could be 0
+        tied = there & (scores >= own[:, None] - TIE) & (scores <= own[:, None] + TIE)
         size = 1 + max(int(columns.max(initial=0)), int(asked.twin_column.max(initial=0)))
         number = size * np.arange(len(columns))[:, None] + columns
         twin = there & np.isin(number, size * asked.twin_query + asked.twin_column)

@@ -152,17 +152,18 @@ def seal(folder: Path) -> dict[str, str]:
 
 def check_seals(folder: Path, config: ModelConfig, names: Sequence[str] | None = None) -> None:
     """Raises when one of the files (None: all) is missing, unsealed, or not what it was when the model was trained."""
+    again = _AGAIN.replace("predictor", "towers") if config.tower else _AGAIN
     for name in config.files if names is None else names:
         if name not in config.seals:
-            raise LookaheadError(f"{folder / CONFIG} has no checksum of {name}; {_AGAIN}")
+            raise LookaheadError(f"{folder / CONFIG} has no checksum of {name}; {again}")
         try:
             found = seal_of(folder / name).sha256
         except OSError as error:
-            raise LookaheadError(f"cannot read {folder / name}: {error.strerror}; {_AGAIN}") from error
+            raise LookaheadError(f"cannot read {folder / name}: {error.strerror}; {again}") from error
         if found != config.seals[name]:
             raise LookaheadError(
                 f"{folder / name} is damaged: its checksum is {found[:12]}…, "
-                f"expected {config.seals[name][:12]}…; {_AGAIN}"
+                f"expected {config.seals[name][:12]}…; {again}"
             )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -103,22 +104,20 @@ def kept_lists(
 ) -> tuple[Lists, Half]:
     """The lists of all windows, and the passages of those chunks as an array (rows, D) by chunk id.
 
-    Those that an interrupted training left in `folder` are taken up when they are of the same `facts`, and made anew
-    otherwise, unless that training had begun to learn: it is not thrown away unasked.
+    Those that an interrupted training left in `folder` are taken up when they are whole and of the same `facts`, and
+    made anew otherwise, unless that training had begun to learn: it is not thrown away unasked.
     """
     folder.mkdir(parents=True, exist_ok=True)
     told = np.frombuffer(json.dumps(facts, sort_keys=True).encode(), dtype=np.uint8)
-    if (folder / LISTS).is_file():
-        with np.load(folder / LISTS) as held:
-            if np.array_equal(held["facts"], told):
-                lists = Lists(held["target"], held["length"], held["ids"])
-                return lists, np.load(folder / PASSAGES, mmap_mode="r")
-        if (folder / CHECKPOINT).exists():
-            raise LookaheadError(
-                f"{folder} holds another training that was interrupted; give its command again to go on with it, "
-                "or add --restart to begin this one"
-            )
-        (folder / LISTS).unlink()  # before the passages change: the file says that both are whole
+    held = _held(folder)
+    if held is not None and np.array_equal(held[0], told):
+        return held[1:]
+    if held is not None and (folder / CHECKPOINT).exists():
+        raise LookaheadError(
+            f"{folder} holds another training that was interrupted; give its command again to go on with it, "
+            "or add --restart to begin this one"
+        )
+    (folder / LISTS).unlink(missing_ok=True)  # before the passages change: the file says that both are whole
     passages = np.lib.format.open_memmap(folder / PASSAGES, "w+", np.float16, (rows, sequences.dim))
     parts = []
     with bar("lists of candidates", len(sequences.windows()), "windows", quiet=quiet) as shown:
@@ -132,6 +131,16 @@ def kept_lists(
     np.savez(raw, facts=told, target=lists.target, length=lists.length, ids=lists.ids)
     write_atomically(folder / LISTS, raw.getvalue())
     return lists, passages
+
+
+def _held(folder: Path) -> tuple[NDArray[np.uint8], Lists, Half] | None:
+    """The facts, lists and passages that an earlier making left; None where there are none, or they are damaged."""
+    try:
+        with (folder / LISTS).open("rb") as file, np.load(file) as held:
+            lists = Lists(held["target"], held["length"], held["ids"])
+            return held["facts"], lists, np.load(folder / PASSAGES, mmap_mode="r")
+    except (OSError, EOFError, KeyError, ValueError, BadZipFile):
+        return None
 
 
 def forget_lists(folder: Path) -> None:

@@ -7,6 +7,7 @@ A reranker is kept in `rerankers/<name of its model>` beside the models, and is 
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 
 from retrieval import models
 from retrieval.models import CARD, CONFIG, WEIGHTS, Model, models_folder
-from store.generations import Collection, seal_of, write_atomically
+from store.generations import Collection, DamageWarning, seal_of, write_atomically
 from store.records import LookaheadError
 
 FORMAT = 1
@@ -51,20 +52,23 @@ class RerankerConfig:
         except OSError as error:
             raise LookaheadError(f"there is no reranker in {folder}: {error.strerror}") from error
         except (ValueError, RecursionError) as error:
-            raise LookaheadError(f"{path} is damaged: it is not JSON; {_AGAIN}") from error
+            raise LookaheadError(f"{path} is damaged: it is not JSON; {_again(folder)}") from error
         if not isinstance(raw, dict) or raw.keys() != set(cls.__dataclass_fields__):
-            raise LookaheadError(f"{path} does not describe a reranker; {_AGAIN}")
+            raise LookaheadError(f"{path} does not describe a reranker; {_again(folder)}")
         if raw["format"] != FORMAT:
             raise LookaheadError(f"{path} is of format {raw['format']!r}, this program reads {FORMAT}; update it")
         typed = {"over": str, "over_seal": str, "dim": int, "depth": int, "options": dict, "parameters": int}
         typed |= {"trained": dict, "seals": dict}
         wrong = [name for name, kind in typed.items() if type(raw[name]) is not kind]
         if wrong or type(raw["blend"]) not in (int, float) or raw["dim"] < 1 or raw["depth"] < 1:
-            raise LookaheadError(f"{path} does not describe a reranker ({', '.join(wrong) or 'numbers'}); {_AGAIN}")
+            raise LookaheadError(
+                f"{path} does not describe a reranker ({', '.join(wrong) or 'numbers'}); {_again(folder)}"
+            )
         return cls(**raw)
 
 
-_AGAIN = "train it again: lookahead train reranker"
+def _again(folder: Path) -> str:
+    return f"train it again: lookahead train reranker --over {folder.name}, or go without: --no-rerank"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +85,8 @@ def rerankers_for(collection: Collection, shipped: Path | None = None) -> list[P
 
 
 def find_reranker(model: Model, folders: Sequence[Path], *, needed: bool = False) -> FoundReranker | None:
-    """The reranker trained over exactly this model, or None; where one is `needed`, its absence is refused."""
+    """The reranker trained over exactly this model, or None; where one is `needed`, its absence is refused. None with a
+    DamageWarning where there is one over other weights of that name: the model was trained again since."""
     other = ""
     for folder in folders:
         place = folder / model.name
@@ -94,6 +99,12 @@ def find_reranker(model: Model, folders: Sequence[Path], *, needed: bool = False
     if needed:
         raise LookaheadError(
             f"there is no reranker over model {model.name}{other}; run: lookahead train reranker --over {model.name}"
+        )
+    if other:
+        warnings.warn(
+            f"model {model.name} goes without a reranker{other}; run: lookahead train reranker --over {model.name}",
+            DamageWarning,
+            stacklevel=2,
         )
     return None
 
@@ -109,9 +120,9 @@ def check_seals(folder: Path, config: RerankerConfig, names: Sequence[str] = SEA
         try:
             found = seal_of(folder / name).sha256
         except OSError as error:
-            raise LookaheadError(f"cannot read {folder / name}: {error.strerror}; {_AGAIN}") from error
+            raise LookaheadError(f"cannot read {folder / name}: {error.strerror}; {_again(folder)}") from error
         if found != config.seals.get(name):
-            raise LookaheadError(f"{folder / name} is damaged: its checksum is {found[:12]}…; {_AGAIN}")
+            raise LookaheadError(f"{folder / name} is damaged: its checksum is {found[:12]}…; {_again(folder)}")
 
 
 def write_reranker_card(folder: Path, config: RerankerConfig) -> None:

@@ -27,7 +27,7 @@ def making(models: Path, name: str, *, restart: bool = False) -> Iterator[Path]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise LookaheadError(f"model {name} is being trained by another process; wait, or use --name") from error
+            raise LookaheadError(f"{models / name} is being made by another process; wait until it is done") from error
         _put_back(models / name)
         if restart:
             shutil.rmtree(folder, ignore_errors=True)

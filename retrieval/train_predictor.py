@@ -35,6 +35,7 @@ from retrieval.towers import kept_of
 from retrieval.training import Outcome, Schedule, forget, train
 from retrieval.weights import load_weights, write_weights
 from store.database import ArticleRow
+from store.generations import MANIFEST, seal_of
 from store.records import LookaheadError, Split
 
 WATCHED = 4000  # validation windows; enough for ± .01 in R@5
@@ -309,7 +310,7 @@ def identity_of(config: ModelConfig, searcher: Searcher) -> dict[str, Any]:
     """What a checkpoint must be of to be taken up."""
     identity = {key: value for key, value in config.as_json().items() if key in _IDENTITY}
     identity |= {key: config.trained[key] for key in ("data", "recipe")}
-    return {**identity, "generation": searcher.generation.manifest.name}
+    return {**identity, "generation": seal_of(searcher.generation.path / MANIFEST).sha256}
 
 
 def finished(folder: Path, name: str, config: ModelConfig, outcome: Outcome, given: Material, began: float) -> Trained:

@@ -30,6 +30,7 @@ from retrieval.sequences import CONTEXT, Bools, Floats, Ints, Sequences, Windows
 from retrieval.train_predictor import BANK, WATCHED, peak_bytes, some_articles
 from retrieval.training import Outcome, Schedule, forget, train
 from retrieval.weights import write_weights
+from store.generations import MANIFEST, seal_of
 from store.records import LookaheadError, Split
 
 _AT_ONCE = 256
@@ -264,7 +265,7 @@ def train_reranker(
         "recipe": asdict(recipe),
         "data": {"collection": collection, "train_articles": len(articles), "train_windows": len(sequences.windows())},
         "over": [model.name, model.config.seals.get(WEIGHTS, "")],
-        "generation": generation.manifest.name,
+        "generation": seal_of(generation.path / MANIFEST).sha256,
     }
     lists, passages = kept_lists(
         folder,

@@ -325,7 +325,10 @@ def _resume(
     average: dict[str, Tensor],
     best: dict[str, Tensor],
 ) -> _State:
-    tensors, header = read_tensors(path)
+    try:
+        tensors, header = read_tensors(path)
+    except LookaheadError as error:
+        raise LookaheadError(f"{path} is damaged; add --restart to begin again") from error
     wanted = json.loads(json.dumps(identity, sort_keys=True))
     found = json.loads(header.get("identity", "{}"))
     if found != wanted:

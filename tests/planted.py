@@ -21,6 +21,7 @@ from index.hashing import HashingEncoder
 from retrieval.models import Model, ModelConfig
 from retrieval.search import Searcher
 from store.database import ArticleRow
+from store.generations import MANIFEST
 from store.records import Split
 
 DIM, CHUNKS = 48, 10
@@ -44,12 +45,13 @@ def planted(folder: Path, train: int = 60, valid: int = 12) -> Searcher:
     for split, many in ((Split.TRAIN, train), (Split.VALID, valid)):
         rows += article_rows([CHUNKS, 5, 5] * many, split, first=2 * CHUNKS * train if split is Split.VALID else 0)
     vectors = vectors_of(folder / "planted" / "vectors", np.concatenate([chain(rng) for _ in range(train + valid)]))
+    generation = folder / "planted" / "generation-1"
+    generation.mkdir(exist_ok=True)
+    (generation / MANIFEST).write_bytes(b"{}")
     told = SimpleNamespace(
         store=SimpleNamespace(articles=lambda split: [row for row in rows if row.split is split]),
         vectors=vectors,
-        generation=SimpleNamespace(
-            path=folder / "planted" / "generation-1", manifest=SimpleNamespace(name="generation-1")
-        ),
+        generation=SimpleNamespace(path=generation, manifest=SimpleNamespace(name="generation-1")),
     )
     return cast(Searcher, told)
 

@@ -1,4 +1,4 @@
-"""How candidates are chosen: the decayed mean, the best of a score with its ties, and maximal marginal relevance."""
+"""How candidates are chosen: the decayed mean, chunks of the article at hand, and maximal marginal relevance."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from index.dense import normalised
-from retrieval.candidates import assisted, best, decayed, marginal
+from retrieval.candidates import assisted, decayed, marginal
 
 Floats = NDArray[np.float32]
 
@@ -38,33 +38,6 @@ def test_what_is_missing_does_not_count_in_the_decayed_mean() -> None:
     assert told[0] == pytest.approx(np.array([0.22, 0.4, 0]) / np.hypot(0.22, 0.4))
     assert told[1].tolist() == [0, 1, 0]
     assert decayed(np.zeros((1, 5, 3), dtype=np.float32), mask[:1]).tolist() == [[0, 0, 0]]
-
-
-# -- the best ----------------------------------------------------------------------------------------------------------
-
-
-def test_the_best_come_highest_first_and_ties_by_column() -> None:
-    scores = floats([0.1, 0.9, 0.5, 0.9], [3, 2, 1, 0], [-np.inf, 4, -np.inf, -np.inf])
-    assert best(scores, 3).tolist() == [[1, 3, 2], [0, 1, 2], [1, -1, -1]]
-    assert best(scores, 6).tolist() == [[1, 3, 2, 0, -1, -1], [0, 1, 2, 3, -1, -1], [1, -1, -1, -1, -1, -1]]
-    assert best(scores, 0).shape == (3, 0)
-    assert best(scores[:0], 2).shape == (0, 2)
-    assert best(scores[:, :0], 2).tolist() == [[-1, -1]] * 3
-
-
-@given(st.integers(1, 300), st.integers(1, 299))
-def test_of_many_equal_ones_the_first_are_best(width: int, many: int) -> None:
-    told = best(np.ones((1, width), dtype=np.float32), many)[0]
-    assert told[: min(width, many)].tolist() == list(range(min(width, many)))
-
-
-@given(st.lists(FEW, min_size=1, max_size=3), st.integers(0, 14))
-def test_the_best_are_what_sorting_gives(rows: list[list[float]], many: int) -> None:
-    width = min(map(len, rows))
-    scores = np.array([row[:width] for row in rows], dtype=np.float32)
-    for row, told in zip(scores, best(scores, many), strict=True):
-        finite = [column for column in np.argsort(-row, kind="stable").tolist() if np.isfinite(row[column])][:many]
-        assert told.tolist() == finite + [-1] * (many - len(finite))
 
 
 # -- chunks of the article at hand -------------------------------------------------------------------------------------

@@ -79,7 +79,7 @@ def test_the_best_model_is_reranked_and_what_comes_next_is_said(home: Path) -> N
     assert result.exit_code == 0, result.stderr
     assert result.stderr == ""
     said = result.stdout.splitlines()
-    assert said[0].startswith("reranked     R@1 ")
+    assert said[0].startswith("reranked          R@1 ")
     assert "seen MRR" in said[0]
     assert said[1].startswith("prediction alone  R@1 ")
     assert "% of " in said[2]

@@ -16,7 +16,7 @@ from tiny_articles import article_rows, sequences_of, vectors_of, wandering
 from retrieval import candidates, evaluate_next, evaluate_pipeline
 from retrieval.baselines import Predicts, copy_last
 from retrieval.candidates import Choice, decayed, marginal
-from retrieval.evaluate_next import DUPLICATE, TIE, Bank, Judged, Outcome, View, Whole, drawn, judge, predictions
+from retrieval.evaluate_next import DUPLICATE, TIE, Asked, Bank, Judged, Outcome, View, Whole, drawn, judge, predictions
 from retrieval.evaluate_pipeline import (
     InOrder,
     PipelineRanker,
@@ -460,3 +460,12 @@ def test_two_rows_cannot_have_one_name(tmp_path: Path) -> None:
     sequences = sequences_of(tmp_path, wandering([8]))
     with pytest.raises(ValueError, match="a name for two rows"):
         judge(sequences, sequences.windows(), {"row": copy_last}, [PipelineRanker("p", {"row": pipeline()})])
+
+
+def test_a_duplicate_at_the_very_edge_of_a_tie_is_the_target_in_a_list_as_it_is_in_the_bank() -> None:
+    own = np.array([0.5], dtype=np.float32)
+    edge = own + np.float32(TIE)  # 1.01e-6 more: floats are 6e-8 apart there
+    asked = Asked(np.zeros((1, 2), np.float32), *(np.array([value]) for value in (0, 0, 0, 1)))
+    columns, scores = np.array([[1, 0]]), np.array([[edge[0], own[0]]])
+    members = evaluate_pipeline._Members.of(columns, scores, own, asked, np.array([1.0]))
+    assert members.by_score(np.array([[0, 1]], dtype=np.float32), closed=False).tolist() == [1]

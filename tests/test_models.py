@@ -139,6 +139,13 @@ def test_one_byte_that_changed_is_found(tmp_path: Path, name: str) -> None:
         check_seals(folder, ModelConfig.read(folder))
 
 
+def test_damaged_towers_are_trained_again_as_towers(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "amn")
+    config = replace(ModelConfig.read(folder), tower={"kind": "identity", "options": {}})
+    with pytest.raises(LookaheadError, match=r"tower\.xml; train it again: lookahead train towers"):
+        check_seals(folder, config)
+
+
 def test_a_sealed_file_that_is_gone_and_a_file_without_a_seal_are_refused(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "amn")
     config = ModelConfig.read(folder)

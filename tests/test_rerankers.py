@@ -21,7 +21,7 @@ from retrieval.rerankers import (
     rerankers_for,
     seal,
 )
-from store.generations import Collection
+from store.generations import Collection, DamageWarning
 from store.records import LookaheadError
 
 
@@ -106,7 +106,8 @@ def test_one_over_other_weights_of_a_model_of_that_name_is_none(folder: Path, tm
     place = tmp_path / "models" / "amn"
     replace(ModelConfig.read(place), seals=models.seal(place)).write(place)
     changed = model_in(place)
-    assert find_reranker(changed, [folder.parent]) is None
+    with pytest.warns(DamageWarning, match="amn goes without a reranker; .* is over other weights of amn; run"):
+        assert find_reranker(changed, [folder.parent]) is None
     with pytest.raises(
         LookaheadError, match=r"over model amn; the one in .*rerankers/amn is over other weights of amn"
     ):
@@ -136,7 +137,10 @@ def test_a_damaged_or_missing_file_is_told(folder: Path) -> None:
     raw = bytearray((folder / RERANKER_WEIGHTS).read_bytes())
     raw[50] ^= 1
     (folder / RERANKER_WEIGHTS).write_bytes(raw)
-    with pytest.raises(LookaheadError, match=r"reranker\.bin is damaged: its checksum is .*train it again"):
+    with pytest.raises(
+        LookaheadError,
+        match=r"reranker\.bin is damaged: its checksum is .*train reranker --over amn, or go without: --no-rerank",
+    ):
         check_seals(folder, config)
     check_seals(folder, config, (WEIGHTS,))
     (folder / RERANKER_WEIGHTS).unlink()

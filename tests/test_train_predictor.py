@@ -404,7 +404,7 @@ def test_what_was_being_written_when_a_maker_was_killed_is_not_published(tmp_pat
 
 def test_a_second_maker_of_the_same_model_is_refused(tmp_path: Path) -> None:
     with making(tmp_path, "amn"):
-        with pytest.raises(LookaheadError, match="amn is being trained by another process"), making(tmp_path, "amn"):
+        with pytest.raises(LookaheadError, match="amn is being made by another process; wait"), making(tmp_path, "amn"):
             pass
         with making(tmp_path, "gru"):
             pass

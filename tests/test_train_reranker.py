@@ -29,6 +29,7 @@ from retrieval.sequences import Sequences, Windows
 from retrieval.train_reranker import RerankRecipe, RerankTask, Trained, WatchedLists, train_reranker
 from retrieval.training import CHECKPOINT
 from retrieval.weights import load_weights
+from store.generations import DamageWarning
 from store.records import LookaheadError, Split
 
 QUICK = RerankRecipe(epochs=3, batch=16, depth=12, rate=1e-2, ema=0.9, checks=3)
@@ -205,7 +206,8 @@ def test_it_is_found_for_its_model_and_not_when_the_models_weights_are_others(
     write_again = replace(model.config, seals={**model.config.seals, WEIGHTS: "0" * 64})
     write_again.write(tmp_path / "copy")
     other = Model("copy", tmp_path / "copy", ModelConfig.read(tmp_path / "copy"), shipped=False)
-    assert find_reranker(other, folders) is None
+    with pytest.warns(DamageWarning, match="copy goes without a reranker"):
+        assert find_reranker(other, folders) is None
     with pytest.raises(LookaheadError, match="is over other weights of copy"):
         find_reranker(other, folders, needed=True)
 
@@ -613,6 +615,20 @@ def test_lists_whose_passages_another_making_has_begun_to_write_over_are_made_ag
         keeping("b")
     keeping.die_at = -1
     assert np.array_equal(keeping("a")[1], wanted)
+
+
+@pytest.mark.parametrize(("name", "left"), [(LISTS, 0), (LISTS, 1_000), (PASSAGES, 0), (PASSAGES, 1_000)])
+def test_kept_lists_that_were_cut_off_are_made_again(keeping: Kept, name: str, left: int) -> None:
+    lists, passages = keeping("a")
+    wanted = np.array(passages)
+    whole = (keeping.folder / name).read_bytes()
+    (keeping.folder / name).unlink()
+    (keeping.folder / name).write_bytes(whole[:left])
+    (keeping.folder / CHECKPOINT).touch()
+    again, the_same = keeping("a")
+    assert keeping.groups == 8
+    assert same(lists, again)
+    assert np.array_equal(the_same, wanted)
 
 
 # -- what cannot be trained ----------------------------------------------------------------------------------

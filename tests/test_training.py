@@ -154,7 +154,7 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
 
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
     (tmp_path / CHECKPOINT).write_bytes(b"nothing of the kind")
-    with pytest.raises(LookaheadError, match="cannot read"):
+    with pytest.raises(LookaheadError, match=r"checkpoint\.safetensors is damaged; add --restart"):
         run(Fitting(), tmp_path, SCHEDULE)
 
 
