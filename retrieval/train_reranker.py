@@ -47,7 +47,7 @@ class RerankRecipe:
     candidates are looked for among, as in an evaluation of held-out articles. `epochs` counts passes over the lists."""
 
     kind: str = "list"
-    epochs: float = 1.0
+    epochs: float = 2.0
     batch: int = 128
     depth: int = 100
     blend: float = 0.7
