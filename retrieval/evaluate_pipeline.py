@@ -368,8 +368,7 @@ class _Batch:
                 mine = keys @ first.queries[query]
                 if left_out is not None:
                     mine[np.isin(own, left_out[query])] = -np.inf
-                # equal texts differ in the last bits of their scores: of two that tie the earlier one comes first
-                order = np.argsort(-np.round(mine, 5), kind="stable")[: np.count_nonzero(np.isfinite(mine))]
+                order = np.argsort(-mine, kind="stable")[: np.count_nonzero(np.isfinite(mine))]
                 there = columns[query] >= 0
                 best = columns[query][there]
                 chosen = assisted(best, own[order], choice.assist, choice.depth)

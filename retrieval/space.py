@@ -119,9 +119,10 @@ def open_space(
         with _turn(place, quiet):
             return _made(place, wanted, searcher, model, tower, quiet)
     except OSError as error:
+        why = error.strerror or f"{error}, is the disk full?"  # numpy's own errors have no number
         raise LookaheadError(
-            f"cannot write {place}: {error.strerror or error}; the P-tower vectors of model {model.name} are kept "
-            f"there, so make that folder writable, or type {_instead(collection, searcher)}"
+            f"cannot write {place}: {why}; the P-tower vectors of model {model.name} are kept there, "
+            f"so make room or that folder writable, or type {_instead(collection, searcher)}"
         ) from error
 
 

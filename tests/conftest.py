@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read once, when the hub's client is first imported
+
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # as index/graphs.py has it, whoever is first
 
 settings.register_profile(
     "lookahead",

@@ -203,7 +203,7 @@ def slow_list(scores: Floats, rows: Floats, own: list[int], choice: Choice) -> l
     if choice.assist:
         head = order[: candidates.HEAD]
         there = [one for one in own if np.isfinite(scores[one]) and one not in head]
-        there = sorted(there, key=lambda one: -round(float(scores[one]), 5))[: choice.assist]
+        there = sorted(there, key=lambda one: -scores[one])[: choice.assist]
         order = list(dict.fromkeys([*head, *there, *order[candidates.HEAD :]]))
     return order[: choice.depth]
 

@@ -29,7 +29,7 @@ from retrieval.sequences import Sequences, Windows
 from retrieval.train_reranker import RerankRecipe, RerankTask, Trained, WatchedLists, train_reranker
 from retrieval.training import CHECKPOINT
 from retrieval.weights import load_weights
-from store.generations import DamageWarning
+from store.generations import MANIFEST, DamageWarning
 from store.records import LookaheadError, Split
 
 QUICK = RerankRecipe(epochs=3, batch=16, depth=12, rate=1e-2, ema=0.9, checks=3)
@@ -532,6 +532,11 @@ def test_a_killed_training_goes_on_to_the_same_weights(
 
     monkeypatch.setattr(RerankTask, "loss", counted)
     monkeypatch.setattr(rerank_lists, "lists_in", never)
+    manifest = searcher.generation.path / MANIFEST
+    manifest.write_bytes(b'{"other": "articles, under the same name"}')
+    with pytest.raises(LookaheadError, match=r"holds another training that was interrupted"):
+        trained(searcher, tmp_path, model, pipeline)
+    manifest.write_bytes(b"{}")
     with pytest.raises(LookaheadError, match=r"holds another training that was interrupted.*add --restart"):
         trained(searcher, tmp_path, model, pipeline, replace(QUICK, rate=3e-3))
     trained(searcher, tmp_path, model, pipeline)
