@@ -21,6 +21,7 @@ COMMANDS = {
     "ingest": "commands.ingest:ingest",
     "search": "commands.search:search",
     "predict-next": "commands.predict:predict_next",
+    "decode": "commands.decode:decode",
     "info": "commands.keep:info",
     "verify": "commands.keep:verify",
     "compact": "commands.keep:compact",

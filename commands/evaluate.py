@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from commands.common import SEED, collection_option, existing_collection, json_option, print_json, typed
+from commands.evaluate_decode import decode
 from commands.evaluate_next import data, next_chunk
 from store.records import LookaheadError
 
@@ -116,3 +117,4 @@ def _spaceless(found: list[tuple[str, float]]) -> list[tuple[str, float]]:
 
 evaluate.add_command(next_chunk)
 evaluate.add_command(data)
+evaluate.add_command(decode)

@@ -4,17 +4,29 @@ from __future__ import annotations
 
 import shutil
 import textwrap
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from commands.common import collection_option, existing_collection, human_bytes, json_option, print_json
+from commands.common import (
+    collection_option,
+    existing_collection,
+    human_bytes,
+    hush_at_exit,
+    json_option,
+    print_json,
+)
+from commands.decode import cosine_line, decoder_dict, effort_options, gist_dict, show_words
 from commands.search import as_dict
 from store.records import LookaheadError
 
 if TYPE_CHECKING:
+    from retrieval.gists import Worded
+    from retrieval.inversion import Decoder
     from retrieval.predict import Context, LookAhead, Prediction, Truth, Way
+    from retrieval.search import Searcher
     from store.database import ArticleRow, Store
 
 _MOST_BYTES = 4_000_000  # the most that a text of the longest kind can take
@@ -49,6 +61,8 @@ _WAYS = "--article, --page-id, --text, --file or -"
     metavar="λ",
     help="Unlike candidates before much alike ones (MMR): 1 minds only the score, .7 some variety.  [default: off]",
 )
+@click.option("--decode", "in_words", is_flag=True, help="Also put the predicted vector into words: a gist at best.")
+@effort_options
 @json_option
 @click.pass_obj
 def predict_next(
@@ -66,6 +80,10 @@ def predict_next(
     rerank: bool | None,
     assist: int | None,
     variety: float | None,
+    in_words: bool,
+    inverter: str | None,
+    steps: int | None,
+    time_limit: float | None,
     as_json: bool,
 ) -> None:
     """Foretell what comes next, and show the passages of the collection nearest to it.
@@ -78,8 +96,14 @@ def predict_next(
     else its cosine to the predicted vector. A model with a P tower compares with its own vectors of the chunks, which
     are made once for each generation of the collection.
 
+    With --decode an inverter (see decode) makes words of the predicted vector, and beside them of the true next chunk's
+    and of the last chunk's. What it writes reads like a text and is none: a topic at best, its names and numbers
+    invented. --steps and --time-limit are the inverter's.
+
     With --json the first line is {"prediction": {"context", "model", "way", "truth", "notes"}}, where truth is null
-    after a text or an article's end; the passages follow, one a line as in search --json, each with "true_next".
+    after a text or an article's end; the passages follow, one a line as in search --json, each with "true_next". With
+    --decode the first object also has "decode": {"inverter", "space", "longest", "texts", "notes"}, and each text "of",
+    "text", "cosine" to the vector asked for, "step", and "to_truth", its cosine to the true next chunk's vector.
 
     \b
     Examples:
@@ -87,6 +111,7 @@ def predict_next(
       lookahead predict-next --text "Bees live in colonies. A colony has one queen." -k 3
       lookahead predict-next --file chapter.txt --model amn
       lookahead predict-next --article "Isaac Newton" --position 12 --model towers --rerank --assist 20
+      lookahead predict-next --article "Isaac Newton" --position 12 --decode --steps 3
       cat chapter.txt | lookahead predict-next - --json | jq "select(.rank).title"
     """
     given = _the_one_way(stdin, article, page_id, text, file)
@@ -94,6 +119,12 @@ def predict_next(
         raise LookaheadError("--position is a place in an article; say which with --article or --page-id")
     if assist is not None and given in ("text", "file"):
         raise LookaheadError("--assist takes chunks of the article at hand; say which with --article or --page-id")
+    if in_words:
+        from retrieval.inversion import BEAM, STEPS, check_effort
+
+        check_effort(STEPS if steps is None else steps, BEAM, time_limit)
+    elif (inverter, steps, time_limit) != (None, None, None):
+        raise LookaheadError("--inverter, --steps and --time-limit say how to decode; add --decode")
     if given == "file":
         assert file is not None or stdin is not None
         text = _read(file if file is not None else Path("-"))
@@ -111,10 +142,49 @@ def predict_next(
             row = _article(searcher.store, article, page_id)
             place = row.chunk_count if position is None else position
             prediction = look.after(row, place, k, include_context=include_context)
-        if as_json:
-            _print_json(look, prediction)
-        else:
+        decoder = _opened(searcher, inverter) if in_words else None
+        if not as_json:
             show(look, prediction, k)
+        words = None if decoder is None else _worded(look, prediction, decoder, steps, time_limit)
+        if as_json:
+            _print_json(look, prediction, words)
+        elif words is not None:
+            _show_words(words)
+
+
+def _opened(searcher: Searcher, name: str | None) -> Decoder:
+    from retrieval.open_inverter import open_decoder
+
+    hush_at_exit()
+    return open_decoder(searcher, name)
+
+
+@dataclass(frozen=True, slots=True)
+class _Words:
+    """What an inverter made of a prediction and of the vectors beside it."""
+
+    decoder: Decoder
+    told: list[Worded]
+    notes: list[str]
+
+
+def _worded(
+    look: LookAhead, prediction: Prediction, decoder: Decoder, steps: int | None, time_limit: float | None
+) -> _Words:
+    from index.progress import say
+    from retrieval.gists import better_for_words, in_words
+    from retrieval.inversion import STEPS
+
+    told = in_words(
+        look,
+        prediction,
+        decoder,
+        steps=STEPS if steps is None else steps,
+        time_limit=time_limit,
+        tell=lambda sentence: say(sentence, quiet=False),
+        quiet=False,
+    )
+    return _Words(decoder, told, [note for note in [better_for_words(look)] if note])
 
 
 def _the_one_way(
@@ -215,7 +285,42 @@ def _origin(look: LookAhead) -> str:
     return "came with the program" if look.model.shipped else "trained on this collection"
 
 
-def _print_json(look: LookAhead, prediction: Prediction) -> None:
+_OF = {
+    "prediction": "the predicted vector",
+    "truth": "the true next chunk's vector",
+    "copy-last": "the last chunk's vector (copying it)",
+}
+
+
+def _show_words(words: _Words) -> None:
+    """For a person, below the passages."""
+    width = min(110, shutil.get_terminal_size().columns)
+    inverter = words.decoder.inverter
+    worth = (
+        f"In words, by inverter {inverter.name}, at most {inverter.longest} tokens each: a gist at best. Those of a "
+        "predicted vector may tell its topic, and their names and numbers are invented. What is real stands above."
+    )
+    click.echo("\n" + textwrap.fill(worth, width))
+    for one in words.told:
+        click.secho(_OF[one.of], bold=True)
+        show_words("in words", one.gist.text, width)
+        told = cosine_line(one.gist)
+        if one.to_truth is not None and one.of != "truth":
+            told += f"; cosine to the true next chunk {one.to_truth:.3f}"
+        click.secho(f"   {told}", dim=True)
+    for note in words.notes:
+        click.secho(f"note: {note}", err=True, fg="yellow")
+
+
+def _words_dict(words: _Words) -> dict[str, object]:
+    texts = [
+        {"of": one.of, **gist_dict(one.gist), "to_truth": None if one.to_truth is None else round(one.to_truth, 6)}
+        for one in words.told
+    ]
+    return {**decoder_dict(words.decoder), "texts": texts, "notes": words.notes}
+
+
+def _print_json(look: LookAhead, prediction: Prediction, words: _Words | None) -> None:
     context, truth = prediction.context, prediction.truth
     row = context.article
     facts = {
@@ -236,6 +341,8 @@ def _print_json(look: LookAhead, prediction: Prediction) -> None:
         "truth": None if truth is None else _truth_dict(truth),
         "notes": list(prediction.notes),
     }
+    if words is not None:
+        facts["decode"] = _words_dict(words)
     print_json({"prediction": facts})
     for place, passage in enumerate(prediction.passages, 1):
         print_json({**as_dict(place, passage), "true_next": truth is not None and truth.place == place})

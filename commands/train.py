@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from commands.common import SEED, collection_option, existing_collection, hush_at_exit, json_option, typed
+from commands.train_inverter import inverter
 from commands.train_reranker import reranker
 from commands.train_towers import print_trained, towers
 from store.records import LookaheadError
@@ -152,5 +153,6 @@ def predictor(
     print_trained(trained, as_name, models / as_name, following, as_json=as_json)
 
 
+train.add_command(inverter)
 train.add_command(reranker)
 train.add_command(towers)

@@ -162,6 +162,18 @@ def load(spec: str, device: str) -> Any:
     return model
 
 
+def transformer_weights(recipe: dict[str, Any]) -> tuple[dict[str, Any], int]:
+    """The tensors of the transformer of an encoder folder's recipe, by their authors' names in single precision, and
+    the heads of its attention; nothing and 0 of an encoder that has none."""
+    if "spec" not in recipe:
+        return {}, 0
+    inner = getattr(load(recipe["spec"], "cpu")[0], "auto_model", None)
+    if inner is None:
+        return {}, 0
+    weights = {name: value.float() for name, value in inner.state_dict().items()}
+    return weights, int(getattr(inner.config, "num_attention_heads", 0))
+
+
 def gpu_at_hand() -> bool:
     """Whether torch can use an NVIDIA GPU here."""
     import torch

@@ -206,7 +206,7 @@ def check_name(name: str) -> str:
 
 
 _SPACES = "spaces"
-_RESERVED = ("rerankers", _SPACES)  # see `rerankers` and `spaces_folder`
+_RESERVED = ("rerankers", "inverters", _SPACES)  # see `rerankers`, `inverters` and `spaces_folder`
 
 
 def models_in(folder: Path, *, shipped: bool = False) -> list[Model]:

@@ -116,6 +116,33 @@ def plot_training(
     _save(figure, axes.legend(lines, labels, loc="lower right"), path)
 
 
+def plot_inverter(stages: Sequence[Sequence[Mapping[str, float]]], path: Path, title: str) -> None:
+    """Draws the validations of both stages of an inverter's training one behind the other: token F1 and cosine of what
+    it writes, and the likelihood of the true texts on an axis of its own, to a PNG file."""
+    figure, axes = _empty(title)
+    behind = [0.0, *(max(line["step"] for line in stage) for stage in stages)]
+    at = [line["step"] + behind[number] for number, stage in enumerate(stages) for line in stage]
+    history = [line for stage in stages for line in stage]
+    lines, labels = [], []
+    for (name, color), dashes in zip(zip(("F1", "cosine"), _COLORS, strict=False), _DASHES, strict=False):
+        for kind, width in ((name, 1.2), (f"corrected {name}", 2.4)):
+            there = [(step, line[kind]) for step, line in zip(at, history, strict=True) if kind in line]
+            if there:
+                lines += axes.plot(
+                    *zip(*there, strict=True), color=color, linestyle=dashes, marker=".", linewidth=width
+                )
+                labels.append(f"{kind}  ({max(value for _, value in there):.3f} at best)")
+    axes.axvline(behind[1], color="#777777", linewidth=0.8)
+    axes.set_xlabel("step (upright line: the second stage begins)")
+    axes.set_ylabel("on validation articles")
+    beside = axes.twinx()
+    beside.spines["top"].set_visible(False)
+    lines += beside.plot(at, [line["likelihood"] for line in history], color="#777777", linewidth=1.2)
+    labels.append("log-likelihood, nats a token (right axis)")
+    beside.set_ylabel("nats")
+    _save(figure, axes.legend(lines, labels, loc="lower right"), path)
+
+
 def _intervals(groups: Sequence[Hashable] | None, seed: int) -> Callable[[Floats], tuple[float, float]]:
     """From one value a question to its interval; groups are drawn once for all values that come."""
     if groups is None:

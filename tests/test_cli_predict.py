@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from tiny_inverters import Tabled, open_as, write_inverter
 from tiny_models import SUM, write_model
 from tiny_pipelines import write_reranker, write_towers
 
@@ -391,3 +392,115 @@ def test_the_pipeline_is_timed_stage_by_stage(towered: Path, tmp_path: Path) -> 
     plain = run(towered, "bench", "pipeline", "--windows", "20", "-c", "wiki", "--model", "amn")
     assert "| predicting (Q tower), p50 | " in plain.stdout
     assert "reranker" not in plain.stdout
+
+
+# -- in words ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def inverter(shipped: Path, monkeypatch: pytest.MonkeyPatch) -> Tabled:
+    """What any inverter is opened as; one came with the program."""
+    write_inverter(shipped / "inverters" / "tabled")
+    tabled = Tabled(["a hill with a mill", "a stone bridge", "an old road"], {"an old road": WALK})
+    open_as(monkeypatch, tabled)
+    return tabled
+
+
+def test_the_words_of_a_prediction_stand_beside_those_of_the_truth_and_of_the_last_chunk(
+    home: Path, inverter: Tabled
+) -> None:
+    asked = ("--article", "Long Walk", "--position", "2", "-k", "1")
+    plain = predict(home, *asked)
+    result = predict(home, *asked, "--decode")
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.startswith(plain.stdout + "\nIn words, by inverter tabled, at most 32 tokens each: a gist at ")
+    assert "their names and numbers are invented" in " ".join(result.stdout.split())
+    lines = result.stdout.removeprefix(plain.stdout).splitlines()
+    first = lines.index("the predicted vector")
+    near = float((HashingEncoder().encode([WALK[1]]) @ HashingEncoder().encode([WALK[2]]).T)[0, 0])
+    took = "its vector has cosine 1.000 to the one asked for; found after 1 step"
+    assert lines[first:] == [
+        "the predicted vector",  # of a model that copies the last chunk
+        f"   in words: {WALK[1]}",
+        f"   {took}; cosine to the true next chunk {near:.3f}",
+        "the true next chunk's vector",
+        f"   in words: {WALK[2]}",
+        f"   {took}",
+        "the last chunk's vector (copying it)",
+        f"   in words: {WALK[1]}",
+        f"   {took}; cosine to the true next chunk {near:.3f}",
+    ]
+    assert result.stderr.startswith("the first texts took ")
+
+
+def test_after_a_text_there_is_no_truth_to_hold_words_against(home: Path, inverter: Tabled) -> None:
+    result = predict(home, "--text", " ".join(WALK[:2]), "-k", "1", "--decode", "--steps", "0")
+    assert "true next chunk" not in result.stdout
+    assert result.stdout.count("found as first proposed") == 2
+    assert (inverter.asked, result.stderr) == ([], "")
+
+
+def test_the_time_limit_is_the_inverters(home: Path, inverter: Tabled) -> None:
+    result = predict(home, "--article", "Tea", "-k", "3", "--decode", "--steps", "9", "--time-limit", "1e-9")
+    assert result.stderr.endswith("the time limit of 1e-09 s came after 0 of 9 steps for 2 of 2 vectors\n")
+
+
+def test_in_json_the_words_are_a_field_of_the_prediction(home: Path, inverter: Tabled) -> None:
+    asked = ("--article", "Long Walk", "--position", "2", "--json")
+    plain, passages = rows(predict(home, *asked))
+    facts, same = rows(predict(home, *asked, "--decode", "--inverter", "tabled", "--steps", "2"))
+    assert same == passages
+    words = facts.pop("decode")
+    assert facts == plain
+    assert isinstance(words, dict)
+    texts = words.pop("texts")
+    assert words == {"inverter": "tabled", "space": str(HashingEncoder().fingerprint), "longest": 32, "notes": []}
+    assert [(one["of"], one["text"]) for one in texts] == [
+        ("prediction", WALK[1]),
+        ("truth", WALK[2]),
+        ("copy-last", WALK[1]),
+    ]
+    assert list(texts[0]) == ["of", "text", "cosine", "step", "to_truth"]
+    assert texts[1]["to_truth"] == pytest.approx(1.0, abs=1e-3)
+    facts, _ = rows(predict(home, "--article", "Long Walk", "--json", "--decode"))
+    assert [(one["of"], one["to_truth"]) for one in facts["decode"]["texts"]] == [  # type: ignore[index]
+        ("prediction", None),
+        ("copy-last", None),
+    ]
+
+
+def test_a_model_that_is_nearer_to_the_truth_is_named_for_words(home: Path, shipped: Path, inverter: Tabled) -> None:
+    write_model(shipped / "amn", trained={"valid": {"MRR": 0.9, "cosine": 0.5}})
+    write_model(shipped / "near", trained={"valid": {"MRR": 0.1, "cosine": 0.6}})
+    asked = ("--article", "Long Walk", "--position", "2", "-k", "1", "--decode", "--steps", "0")
+    assert predict(home, *asked).stderr == (
+        "note: model amn orders chunks well, but on its validation articles its vectors have a cosine of 0.50 "
+        "to the true ones, those of near 0.60: for words take --model near\n"
+    )
+    assert predict(home, *asked, "--model", "near").stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--steps", "1"], "--inverter, --steps and --time-limit say how to decode; add --decode"),
+        (["--inverter", "tabled"], "add --decode"),
+        (["--time-limit", "3"], "add --decode"),
+        (["--decode", "--steps", "1000"], "--steps is between 0 and 50, not 1000"),
+        (["--decode", "--time-limit", "-1"], "--time-limit is a number of seconds above 0, not -1"),
+        (["--decode", "--inverter", "other"], 'no inverter "other" .*there are: tabled'),
+        (["--decode", "--inverter", "gtr-base"], "inverter gtr-base is for vectors of gtr_base"),
+    ],
+)
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_what_cannot_be_put_into_words_is_refused_before_anything_is_said(
+    home: Path, inverter: Tabled, arguments: list[str], said: str, form: list[str]
+) -> None:
+    before = everything_in(home.parent)
+    refused(predict(home, "--article", "Long Walk", "--position", "2", *arguments, *form), said)
+    assert everything_in(home.parent) == before
+
+
+def test_without_an_inverter_a_prediction_is_as_it_was(home: Path) -> None:
+    assert predict(home, "--article", "Tea").exit_code == 0
+    refused(predict(home, "--article", "Tea", "--decode"), "wiki has no inverter .*; run: lookahead train inverter")

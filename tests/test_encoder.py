@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -594,6 +595,23 @@ def test_what_goes_wrong_in_that_process_comes_out_as_one_line(
 ) -> None:
     assert "cannot load the encoder 'nobody/nothing'" in refused(lambda: prepare("nobody/nothing", tmp_path))
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_transformers_weights_come_by_their_authors_names_with_its_heads(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    converted = workshop.convert(str(workshop.model("pooled-cls", "bert", "cls")), monkeypatch)
+    recipe = read_recipe(converted.folder)
+    weights, heads = conversion.transformer_weights(recipe)
+    assert heads == 4
+    assert weights["embeddings.word_embeddings.weight"].shape == (4 + len(WORDS), 32)
+    assert weights["encoder.layer.1.attention.self.query.weight"].shape == (32, 32)
+    half = conversion.load(converted.spec, "cpu").half()
+    monkeypatch.setattr(conversion, "load", lambda *_: half)
+    assert {str(value.dtype) for value in conversion.transformer_weights(recipe)[0].values()} == {"torch.float32"}
+    monkeypatch.setattr(conversion, "load", lambda *_: [SimpleNamespace(auto_model=None), None])
+    assert conversion.transformer_weights(recipe) == ({}, 0)
+    assert conversion.transformer_weights({"kind": "hashing"}) == ({}, 0)
 
 
 # -- the bundled model -----------------------------------------------------------------------------------

@@ -40,6 +40,7 @@ HOMES = {
     "tokenizers": ("index/fast.py",),
     "torch": (
         "index/conversion.py",
+        "retrieval/decode.py",
         "retrieval/export.py",
         "retrieval/export_reranker.py",
         "retrieval/losses.py",
@@ -57,8 +58,9 @@ HOMES = {
         "retrieval/benchmarks/architectures.py",
     ),
     "sentence_transformers": ("index/conversion.py",),
-    "transformers": ("index/conversion.py",),
+    "transformers": ("index/conversion.py", "retrieval/decode.py"),
     "vec2text": ("retrieval/decode.py",),
+    "sacrebleu": ("retrieval/text_metrics.py",),
     "matplotlib": ("retrieval/plots.py",),
     "tqdm": ("index/progress.py",),
     "click": ("cli.py", "commands/"),

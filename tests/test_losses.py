@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from retrieval.losses import Cosine, InfoNCE, Judged, MeanSquared, Mixture
+from retrieval.losses import Cosine, InfoNCE, Judged, MeanSquared, Mixture, TokenLoss
 
 AXES = torch.eye(4)
 
@@ -101,3 +101,72 @@ def test_a_mixture_adds_what_its_weights_say() -> None:
 def test_impossible_settings_are_refused(temperature: float, smoothing: float) -> None:
     with pytest.raises(ValueError, match="temperature"):
         InfoNCE(temperature, smoothing)
+
+
+# -- of tokens -------------------------------------------------------------------------------------------------------
+
+
+def tokens(rows: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """States (N, 8), a table of eleven tokens with its bias, and the tokens wanted."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = [torch.randn(*shape, generator=generator).requires_grad_() for shape in ((rows, 8), (11, 8), (11,))]
+    return drawn[0], drawn[1], drawn[2], torch.randint(11, (rows,), generator=generator)
+
+
+def both(rows: int) -> list[tuple[Tensor, list[Tensor]]]:
+    """(loss, gradients of states, table and bias) of ours and of torch's own."""
+    told = []
+    for ours in (True, False):
+        states, table, bias, wanted = tokens(rows)
+        logits = functional.linear(states, table, bias)
+        loss = (
+            TokenLoss.apply(states, table, bias, wanted) if ours else functional.cross_entropy(logits.float(), wanted)
+        )
+        (3 * loss).backward()  # it is a part of what is made small
+        told.append((loss.detach(), [value.grad for value in (states, table, bias) if value.grad is not None]))
+    return told
+
+
+@pytest.mark.parametrize("rows", [1, 7, 255, 256, 257, 600])
+def test_the_loss_of_tokens_is_torchs_cross_entropy_with_its_gradients(rows: int) -> None:
+    (ours, our_gradients), (theirs, their_gradients) = both(rows)
+    torch.testing.assert_close(ours, theirs)
+    assert len(our_gradients) == 3
+    for one, other in zip(our_gradients, their_gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_in_half_precision_it_is_near_and_its_gradients_are_whole() -> None:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        (ours, our_gradients), (theirs, their_gradients) = both(300)
+    assert ours.dtype == torch.float32
+    torch.testing.assert_close(ours, theirs, rtol=0.01, atol=0.01)
+    (exact, exact_gradients), _ = both(300)
+    assert not torch.equal(ours, exact)  # it did compute in half precision
+    torch.testing.assert_close(ours, exact, rtol=0.01, atol=0.01)
+    for one, other, truth in zip(our_gradients, their_gradients, exact_gradients, strict=True):
+        assert one.dtype == other.dtype == torch.float32
+        assert functional.cosine_similarity(one.flatten(), truth.flatten(), dim=0) > 0.999
+        assert one.norm() == pytest.approx(truth.norm().item(), rel=0.01)
+
+
+def test_a_logit_that_would_overflow_is_no_trouble() -> None:
+    states, table, bias, wanted = tokens(5)
+    loss = TokenLoss.apply(1e4 * states, table, bias, wanted)
+    loss.backward()
+    torch.testing.assert_close(loss, functional.cross_entropy(functional.linear(1e4 * states, table, bias), wanted))
+    assert states.grad is not None
+    assert states.grad.isfinite().all()
+
+
+def test_no_tokens_cost_nothing() -> None:
+    states, table, bias, wanted = tokens(0)
+    loss = TokenLoss.apply(states, table, bias, wanted)
+    loss.backward()
+    assert loss.item() == 0
+    assert table.grad is not None
+    assert bias.grad is not None
+    assert not table.grad.any()
+    assert not bias.grad.any()
+    assert states.grad is not None
+    assert states.grad.shape == (0, 8)
