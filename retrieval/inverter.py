@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from index.dense import normalised
 from index.encoder import Fingerprint
+from index.fast import precisions
 from retrieval.inverters import AGAIN, WORDS, FoundInverter, check_seals
 from retrieval.losses import TokenLoss
 from retrieval.models import WEIGHTS
@@ -80,10 +81,28 @@ class Layer(nn.Module):
         """States (B, T, W) after a look at keys and values of (B, heads, S, ·); `mask`, which is added to the logits
         (…, T, S), is 0 for what each may see and `_HIDDEN` for the rest."""
         keys, values = seen
-        query = self._heads(self.query(states)) * (self.heads / states.shape[-1]) ** 0.5
         # texts are short: torch's own kernel for this took four times as long in bfloat16, forth and back
-        attended = (query @ keys.transpose(2, 3) + mask).softmax(dim=3).to(values.dtype) @ values
-        states = self.norm(states + self.out(attended.transpose(1, 2).flatten(2)))
+        attended = (self._query(states) @ keys.transpose(2, 3) + mask).softmax(dim=3).to(values.dtype) @ values
+        return self._changed(states, attended.transpose(1, 2).flatten(2))
+
+    def look(self, states: Tensor, memory: tuple[Tensor, Tensor], mask: Tensor, past: tuple[Tensor, Tensor]) -> Tensor:
+        """As `forward`, for the last tokens (B, N, W) of N texts a vector: all see its memory, of (B, heads, M, ·), and
+        each its own `past`, of (B, N, heads, T, ·), itself the last of it."""
+        query = self._query(states)
+        far = query @ memory[0].transpose(2, 3) + mask
+        near = (past[0] @ query.transpose(1, 2)[..., None])[..., 0].transpose(1, 2)
+        weights = torch.cat([far, near], dim=3).softmax(dim=3).to(states.dtype)
+        to_memory, to_past = weights[..., : far.shape[3]], weights[..., far.shape[3] :]
+        attended = (to_memory @ memory[1]).transpose(1, 2)
+        attended = attended + (to_past.transpose(1, 2)[:, :, :, None] @ past[1])[:, :, :, 0]
+        return self._changed(states, attended.flatten(2))
+
+    def _query(self, states: Tensor) -> Tensor:
+        scale: float = (self.heads / states.shape[-1]) ** 0.5
+        return self._heads(self.query(states)) * scale
+
+    def _changed(self, states: Tensor, attended: Tensor) -> Tensor:
+        states = self.norm(states + self.out(attended))
         changed: Tensor = self.last_norm(states + self.outer(functional.gelu(self.inner(states))))
         return changed
 
@@ -185,51 +204,52 @@ class InverterNetwork(nn.Module):
         """(…, words + 1) from the last layer's states (…, W)."""
         return functional.linear(self._last(states), self.table.weight, self.bias)
 
-    def _placed(self, ids: Tensor, start: int = 0) -> Tensor:
-        places = torch.arange(start, start + ids.shape[1], device=ids.device)
+    def _placed(self, ids: Tensor, place: int | None = None) -> Tensor:
+        """States (B, T, W) of tokens (B, T), one behind the other, or all at one place."""
+        places = torch.arange(ids.shape[1], device=ids.device) if place is None else ids.new_tensor([place])
         told: Tensor = self.norm(self.table(ids) + self.places(places))
         return told
 
     @torch.no_grad()
     def write(self, targets: Tensor, width: int, hypothesis: Hypothesis | None = None) -> Tensor:
         """The `width` likeliest texts by beam search, (B, width, T) ids with ends; by log-likelihood over length."""
-        memory, there = self.memory(targets, hypothesis)
-        many, end, device = len(targets), self.shape.words, targets.device
-        mask = _penalty(there, memory.dtype).repeat_interleave(width, dim=0)[:, None, None]
-        seen = [
-            tuple(part.repeat_interleave(width, dim=0) for part in layer.keys_values(memory)) for layer in self.writing
-        ]
+        states, there = self.memory(targets, hypothesis)
+        memory = [layer.keys_values(states) for layer in self.writing]
+        mask = _penalty(there, states.dtype)[:, None, None]
+        many, end, most, device = len(targets), self.shape.words, self.shape.longest + 1, targets.device
+        heads, part = self.shape.heads, self.shape.width // self.shape.heads
+        # time first: what is there lies together, and beams change places in rows of a whole width
+        past = torch.zeros(most, len(memory), 2, many * width, heads * part, dtype=states.dtype, device=device)
         scores = torch.full((many, width), -torch.inf, device=device)
         scores[:, 0] = 0.0  # at first all beams are the same text
-        ids = torch.full((many * width, 1), end, device=device)
-        ended = torch.zeros(many * width, dtype=torch.bool, device=device)
-        lengths = torch.zeros(many * width, device=device)
-        rows = torch.arange(many, device=device)[:, None] * width
-        for place in range(self.shape.longest + 1):
-            states = self._placed(ids[:, -1:], place)
-            mask = functional.pad(mask, (0, 1))
+        ids = torch.full((many, width, 1), end, device=device)
+        ended = torch.zeros(many, width, dtype=torch.bool, device=device)
+        lengths = torch.zeros(many, width, device=device)
+        rows = torch.arange(many, device=device)[:, None]
+        for place in range(most):
+            states = self._placed(ids[:, :, -1], place)
             for number, layer in enumerate(self.writing):
-                keys, values = layer.keys_values(states)
-                seen[number] = (torch.cat([seen[number][0], keys], dim=2), torch.cat([seen[number][1], values], dim=2))
-                states = layer(states, seen[number], mask)
-            likely = self.logits(states[:, 0]).float().log_softmax(dim=1)
+                past[place, number, 0] = layer.key(states).flatten(0, 1)
+                past[place, number, 1] = layer.value(states).flatten(0, 1)
+                so_far = past[: place + 1, number].reshape(place + 1, 2, many, width, heads, part)
+                seen = so_far[:, 0].permute(1, 2, 3, 0, 4), so_far[:, 1].permute(1, 2, 3, 0, 4)
+                states = layer.look(states, memory[number], mask, seen)
+            likely = self.logits(states).float().log_softmax(dim=2)
             if place == self.shape.longest:
-                likely[:, :end] = -torch.inf
+                likely[..., :end] = -torch.inf
             likely[ended] = -torch.inf
-            likely[ended, end] = 0.0
-            total = (scores.reshape(-1, 1) + likely).reshape(many, -1)
-            scores, best = total.topk(width, dim=1)
-            came = (rows + best // (end + 1)).reshape(-1)
-            token = (best % (end + 1)).reshape(-1)
-            ids = torch.cat([ids[came], token[:, None]], dim=1)
-            lengths = lengths[came] + ~ended[came]
-            ended = ended[came] | (token == end)
+            likely[..., end][ended] = 0.0
+            scores, best = (scores[..., None] + likely).flatten(1).topk(width, dim=1)
+            came, token = best // (end + 1), best % (end + 1)
+            ids = torch.cat([ids[rows, came], token[..., None]], dim=2)
+            lengths = lengths[rows, came] + ~ended[rows, came]
+            ended = ended[rows, came] | (token == end)
             if bool(ended.all()):
                 break
-            if width > 1:
-                seen = [(keys[came], values[came]) for keys, values in seen]
-        order = (scores / lengths.reshape(many, width)).argsort(dim=1, descending=True, stable=True)
-        return ids[:, 1:].reshape(many, width, -1).gather(1, order[..., None].expand(-1, -1, ids.shape[1] - 1))
+            if bool((came != torch.arange(width, device=device)).any()):
+                past[: place + 1] = past[: place + 1].index_select(3, (rows * width + came).flatten())
+        order = (scores / lengths).argsort(dim=1, descending=True, stable=True)
+        return ids[rows, order, 1:]
 
 
 class OwnInverter:
@@ -247,8 +267,9 @@ class OwnInverter:
         self._probe = probe
 
     @classmethod
-    def open(cls, found: FoundInverter) -> OwnInverter:
-        """Its files are checked first."""
+    def open(cls, found: FoundInverter, *, exact: bool = False) -> OwnInverter:
+        """Its files are checked first. Unless `exact` it computes in bfloat16 where the machine does so natively: half
+        the bytes to read a token, and other texts only where two are as good."""
         check_seals(found)
         config = found.config
         try:
@@ -263,6 +284,8 @@ class OwnInverter:
             ) from error
         load_weights(found.folder / WEIGHTS, network)
         network.eval()
+        if not exact and "bf16" in precisions():
+            network.bfloat16()
         probe = np.array(config.probe, dtype=np.float32)
         return cls(found.name, config.encoder, config.longest, probe, network, words)
 
@@ -285,7 +308,10 @@ class OwnInverter:
         return told
 
     def _written(self, targets: Tensor, width: int, hypothesis: Hypothesis | None) -> list[list[str]]:
-        ids = self.network.write(targets, width, hypothesis)
+        kind = self.network.bias.dtype
+        if hypothesis is not None:
+            hypothesis = Hypothesis(hypothesis.ids, hypothesis.vectors.to(kind))
+        ids = self.network.write(targets.to(kind), width, hypothesis)
         flat = self.words.texts(ids.flatten(0, 1).tolist())
         return [flat[start : start + width] for start in range(0, len(flat), width)]
 

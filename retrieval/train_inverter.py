@@ -287,7 +287,7 @@ def train_inverter(
         },
         seals=seal(folder),
     )
-    rounded = OwnInverter.open(FoundInverter(name, folder, config, shipped=False)).network
+    rounded = OwnInverter.open(FoundInverter(name, folder, config, shipped=False), exact=True).network
     valid = Watched(watched_spans, words, recipe.pieces, encoder, torch.device("cpu"))
     valid.correcting = True
     figures = valid.figures(rounded)

@@ -225,6 +225,22 @@ def test_behind_the_end_of_a_hypothesis_there_is_nothing() -> None:
         assert torch.equal(made.write(targets[[1]], 4, only(hypothesis, 1)), made.write(targets[[1]], 4, short))
 
 
+def test_pseudo_tokens_stand_for_the_target_the_hypothesis_and_what_it_misses() -> None:
+    made, targets, hypothesis = network(), vectors(3), hypotheses(3)
+    seen: dict[str, Tensor] = {}
+    for name in ("target", "reached", "missing"):
+        made.get_submodule(name).register_forward_pre_hook(
+            lambda _, given, name=name: seen.update({name: given[0]})  # type: ignore[misc]
+        )
+    made.memory(targets)
+    assert torch.equal(seen.pop("target"), targets)
+    assert not seen
+    made.memory(targets, hypothesis)
+    assert torch.equal(seen["target"], targets)
+    assert torch.equal(seen["reached"], hypothesis.vectors)
+    assert torch.equal(seen["missing"], targets - hypothesis.vectors)
+
+
 def test_a_hypothesis_its_vector_and_the_target_all_matter() -> None:
     made, target, hypothesis = network(), vectors(2), hypotheses(4)
     text, base = (0, 1, END), Hypothesis(hypothesis.ids[[2]], hypothesis.vectors[[2]])
@@ -344,7 +360,7 @@ def found(folder: Path, shape: Shape = SHAPE, **changes: Any) -> FoundInverter:
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> OwnInverter:
-    return OwnInverter.open(found(tmp_path_factory.mktemp("own")))
+    return OwnInverter.open(found(tmp_path_factory.mktemp("own")), exact=True)
 
 
 def asked(count: int) -> Any:
@@ -392,6 +408,23 @@ def test_only_the_directions_of_vectors_count_as_in_training(own: OwnInverter, o
     a, b = np.float32(one), np.float32(other)
     assert own.propose(a * targets, 2) == own.propose(targets, 2)
     assert own.correct(a * targets, texts, b * reached, 2) == own.correct(targets, texts, reached, 2)
+
+
+@pytest.mark.parametrize("able", [["f32"], ["f32", "bf16"]], ids=str)
+def test_it_computes_in_half_precision_where_the_machine_does_unless_it_is_to_be_exact(
+    own: OwnInverter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, able: list[str]
+) -> None:
+    monkeypatch.setattr("retrieval.inverter.precisions", lambda: able)
+    there = found(tmp_path)
+    quick, exact = OwnInverter.open(there), OwnInverter.open(there, exact=True)
+    kinds = [{value.dtype for value in one.network.parameters()} for one in (quick, exact)]
+    assert kinds == [{torch.bfloat16 if "bf16" in able else torch.float32}, {torch.float32}]
+    targets, texts = asked(40), ["the mill"] * 40
+    for one, other in (
+        (quick.propose(targets, 2), own.propose(targets, 2)),
+        (quick.correct(targets, texts, targets[::-1].copy(), 2), own.correct(targets, texts, targets[::-1].copy(), 2)),
+    ):
+        assert sum(few[0] == many[0] for few, many in zip(one, other, strict=True)) >= (30 if "bf16" in able else 40)
 
 
 @pytest.mark.parametrize(

@@ -186,7 +186,7 @@ def whole(searcher: Searcher, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def own(made: tuple[Path, TrainedInverter]) -> OwnInverter:
-    return OwnInverter.open(FoundInverter("mine", made[0], InverterConfig.read(made[0]), shipped=False))
+    return OwnInverter.open(FoundInverter("mine", made[0], InverterConfig.read(made[0]), shipped=False), exact=True)
 
 
 # -- what it learns --------------------------------------------------------------------------------------------------
@@ -630,6 +630,56 @@ def test_every_span_is_learned_once_an_epoch() -> None:
     assert all(len(set(rows.tolist())) == 9 for rows in epochs)
     assert epochs[0].tolist() != epochs[1].tolist()
     assert task._rows(1).tolist() == epochs[0][3:6].tolist()  # a step's rows are the same whenever it is made
+
+
+class Echo(InverterNetwork):
+    """Writes the text of the nearest vector it knows."""
+
+    def __init__(self, vectors: Tensor, ids: Tensor, words: Words) -> None:
+        super().__init__(Shape(128, words.size, 16, width=8, inner=8, heads=1, read=0, write=0))
+        self.known, self.ids = vectors, ids
+
+    def write(self, targets: Tensor, width: int, hypothesis: Any = None) -> Tensor:
+        return self.ids[(targets.float() @ self.known.T).argmax(dim=1)][:, None]
+
+
+@pytest.mark.parametrize("precision", ["f32", "bf16"])
+def test_what_is_proposed_stands_beside_its_own_target(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
+    monkeypatch.setattr(subject, "precision_for", lambda device: precision)
+    words, encoder, chance = Words(wordpiece(KNOWN)), HashingEncoder(), random.Random(1)
+    texts = list(dict.fromkeys(sentence(chance) for _ in range(500)))
+    assert len(texts) > 300  # more than are written at once
+    vectors, ids = encoder.encode(texts), words.ids(texts, 16)
+    ids[::3, 1] = words.end  # what is written is not always what was asked: here one word
+    echo = Echo(torch.from_numpy(vectors), torch.from_numpy(np.maximum(ids, 0)), words)
+    examples = subject.Examples(vectors.astype(np.float16), words.ids(texts, 16).astype(np.int32))
+    rows = np.array([7, 0, *range(20, 320)])
+    pairs = subject._proposed(tmp_path, {}, echo, words, encoder, examples, rows, torch.device("cpu"), True)
+    assert np.array_equal(pairs.vectors, examples.vectors[rows])
+    assert np.array_equal(pairs.ids, examples.ids[rows])
+    said = ["the" if row % 3 == 0 else texts[row] for row in rows.tolist()]
+    assert pairs.proposed is not None
+    assert np.array_equal(pairs.proposed, words.ids(said, 16))
+    assert pairs.reached == pytest.approx(encoder.encode(said), abs=1e-3)
+
+
+def test_in_the_second_stage_each_text_is_learned_with_its_hypothesis_and_without(own: OwnInverter) -> None:
+    encoder, texts, said = HashingEncoder(), ["the old mill stands", "the new barn sank"], ["the mill", "the new sea"]
+    ids, proposed = (own.words.ids(some, 16).astype(np.int32) for some in (texts, said))
+    vectors, reached = (encoder.encode(some).astype(np.float16) for some in (texts, said))
+    examples = subject.Examples(vectors, ids, proposed, reached)
+    task = subject.InverterTask(own.network, examples, Any, 2, 0, torch.device("cpu"))  # type: ignore[arg-type]
+    targets, tokens, hypothesis = examples.batch(np.arange(2), torch.device("cpu"))
+    assert hypothesis is not None
+    alone, beside = own.network(targets, tokens), own.network(targets, tokens, hypothesis)
+    assert (alone - beside).abs() > 1e-3
+    torch.testing.assert_close(task.loss(0), (alone + beside) / 2)
+    torch.testing.assert_close(
+        subject.InverterTask(own.network, subject.Examples(vectors, ids), Any, 2, 0, torch.device("cpu")).loss(0),  # type: ignore[arg-type]
+        alone,
+    )
 
 
 # -- at the command line ---------------------------------------------------------------------------------------------
