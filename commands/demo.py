@@ -50,6 +50,7 @@ def demo(ctx: click.Context) -> None:
         "\nNext:\n"
         '  .venv/bin/python cli.py search "your own question" -c sample --explain\n'
         '  .venv/bin/python cli.py predict-next --text "a paragraph of your own" -c sample\n'
+        f'  .venv/bin/python cli.py predict-next --article "{ARTICLE}" --position {POSITION} -c sample -k 1 --decode\n'
         "  .venv/bin/python cli.py ingest DUMP.xml.bz2 --collection wiki   # or WikiExtractor output, or your notes\n"
         "  .venv/bin/python cli.py ingest --wikipedia simple -c simple       # downloads Simple English Wikipedia\n"
         "  .venv/bin/python cli.py evaluate search --questions data/sample/questions.tsv -c sample"

@@ -73,8 +73,9 @@ def decode(
     from retrieval.evaluate_decode import ask, decoding_model, drawn_windows, enough, judge
     from retrieval.evaluate_next import predictions
     from retrieval.inversion import BEAM, STEPS, check_effort
-    from retrieval.models import trained_on
-    from retrieval.open_inverter import open_decoder
+    from retrieval.inverters import InverterConfig, inverters_folder, write_inverter_metrics
+    from retrieval.models import CONFIG, trained_on
+    from retrieval.open_inverter import is_published, open_decoder
     from retrieval.runtime import CompiledPredictor
     from retrieval.search import Searcher
     from retrieval.sequences import Sequences, needed
@@ -148,3 +149,6 @@ def decode(
         write_atomically(out / "decode.json", raw.encode())
         write_atomically(out / "decode.html", page(report).encode("utf-8", "replace"))
         click.echo(f"decode.json and decode.html are in {out.absolute()}", err=True)
+    own = inverters_folder(collection) / report.inverter
+    if split == "test" and bank is None and not is_published(report.inverter) and (own / CONFIG).is_file():
+        write_inverter_metrics(own, report.inverter, InverterConfig.read(own), report.markdown(), report.command)

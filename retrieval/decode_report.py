@@ -239,6 +239,22 @@ class DecodeReport:
             lines += _wrapped([verdict(one) for one in table.against])
         return "\n".join([*lines, "", *_wrapped([self.end_to_end(), *self.foot()]), f"command: {self.command}"])
 
+    def markdown(self) -> list[str]:
+        """Both tables with their comparisons, for a card or a README."""
+        lines = [f"{self.head()} (95 % intervals, bootstrap by article; seed {self.seed})."]
+        for title, measures, table in (
+            (self.span_title(), SPAN_MEASURES, self.spans),
+            (self.next_title(), (NEXT, ASKED, "F1"), self.predictions),
+        ):
+            lines += ["", f"| {title} | " + " | ".join(measures) + " |", "|---" * (len(measures) + 1) + "|"]
+            for row in table.rows:
+                cells = [
+                    number(row.measures[name].mean) if row.check else ends(row.measures[name]) for name in measures
+                ]
+                lines.append(f"| {shown(row)} | " + " | ".join(cells) + " |")
+            lines += ["", *(f"- {verdict(one)}" for one in table.against)]
+        return [*lines, "", f"{self.end_to_end()}. " + ". ".join(self.caveats()).capitalize() + "."]
+
     def foot(self) -> tuple[str, ...]:
         """What the rows and columns are, and how the figures were made."""
         looked = f"all {self.bank:,}" if self.bank == self.among else f"{self.bank:,} drawn of the {self.among:,}"

@@ -9,6 +9,7 @@ import json
 import math
 import re
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -181,6 +182,13 @@ def check_seals(found: FoundInverter) -> None:
             raise LookaheadError(f"cannot read {path}: {error.strerror}; {AGAIN}") from error
         if sum_now != found.config.seals[name]:
             raise LookaheadError(f"{path} is damaged: its checksum is {sum_now[:12]}…; {AGAIN}")
+
+
+def write_inverter_metrics(folder: Path, name: str, config: InverterConfig, lines: Sequence[str], command: str) -> None:
+    """metrics.json and the card anew, with what an evaluation on test articles says in Markdown."""
+    raw = {"command": command, "lines": list(lines)}
+    write_atomically(folder / METRICS, json.dumps(raw, indent=1, ensure_ascii=False).encode())
+    write_inverter_card(folder, name, config)
 
 
 def write_inverter_card(folder: Path, name: str, config: InverterConfig) -> None:

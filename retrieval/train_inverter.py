@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from retrieval.inverters import WORDS, FoundInverter, InverterConfig, seal, writ
 from retrieval.models import CURVES, LOG, WEIGHTS
 from retrieval.plots import plot_inverter
 from retrieval.search import Searcher
+from retrieval.span_bank import open_bank
 from retrieval.spans import LONGEST, Spans, embedded, kept_rows, kept_spans, leading, spans_of, tokenizer_in
 from retrieval.text_metrics import token_f1
 from retrieval.train_predictor import peak_bytes, precision_for, some_articles
@@ -233,7 +235,11 @@ def train_inverter(
             f"{collection} has {len(texts)} training spans, an inverter needs {_FEWEST} at least; ingest more articles"
         )
     watched_spans = _watched(searcher, encoder, recipe)
-    spans = kept_spans(folder / "spans", facts, encoder, texts, quiet=quiet)
+    if limit is None:  # embedded once for this and for every evaluation
+        lead = partial(leading, tokenizer, longest=recipe.longest)
+        vectors = open_bank(searcher, encoder, lead, recipe.longest, quiet=quiet).vectors
+    else:
+        vectors = kept_spans(folder / "spans", facts, encoder, texts, quiet=quiet).vectors
     own, kept = frequent(tokenizer, texts, recipe.words)
     words = Words(own)
     write_atomically(folder / WORDS, own.to_str().encode())
@@ -244,7 +250,7 @@ def train_inverter(
         network = InverterNetwork(shape)
     taken = begin_as(network, start, kept)
     network.to(where)
-    examples = Examples(_unit(spans.vectors), words.ids(texts, recipe.pieces).astype(np.int32))
+    examples = Examples(_unit(vectors), words.ids(texts, recipe.pieces).astype(np.int32))
     watched = Watched(watched_spans, words, recipe.pieces, encoder, where)
     parameters = sum(value.numel() for value in network.parameters())
     facts |= {"recipe": asdict(recipe), "options": shape.as_json(), "parameters": parameters}
