@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from commands.common import collection_option, existing_collection, json_option, print_json, typed
+from commands.common import collection_option, existing_collection, hush_at_exit, json_option, print_json, typed
 from store.records import LookaheadError
 
 if TYPE_CHECKING:
@@ -126,6 +126,33 @@ def pipeline(home: Path, name: str | None, model: str | None, rerank: bool | Non
     with Searcher.open(existing_collection(home, name)) as searcher:
         look = LookAhead.open(searcher, model, texts=False, rerank=rerank, quiet=False)
         _print(bench_pipeline(look, windows, _say), as_json)
+
+
+@bench.command("decode")
+@collection_option
+@click.option("--inverter", metavar="NAME", help="[default: the first that fits]")
+@click.option("--steps", type=int, help="Corrections of each text.  [default: as decode]")
+@click.option("--beam", type=int, help="Texts kept to be corrected.  [default: as decode]")
+@json_option
+@click.pass_obj
+def decode(
+    home: Path, name: str | None, inverter: str | None, steps: int | None, beam: int | None, as_json: bool
+) -> None:
+    """Time an inverter: opening it, one vector, and many together.
+
+    \b
+    Example:
+      lookahead bench decode -c wiki
+    """
+    hush_at_exit()
+    from retrieval.benchmarks.decode import bench_decode
+    from retrieval.inversion import BEAM, STEPS, check_effort
+    from retrieval.search import Searcher
+
+    steps, beam = STEPS if steps is None else steps, BEAM if beam is None else beam
+    check_effort(steps, beam, None)
+    with Searcher.open(existing_collection(home, name)) as searcher:
+        _print(bench_decode(searcher, inverter, steps, beam, _say), as_json)
 
 
 @bench.command("wikitext")
