@@ -32,7 +32,7 @@ def bench_decode(
     decoder = open_decoder(searcher, name)
     opening = time.perf_counter() - began
     sequences = Sequences(searcher.store.articles(Split.TEST), searcher.vectors)
-    every = needed(sequences, Split.TEST, searcher.generation.path.parent.name)
+    every = needed(sequences, Split.TEST, searcher.generation.path.parent.name, 1)
     drawn = np.random.default_rng(0).choice(len(every), min(MANY, len(every)), replace=False)
     vectors = searcher.vectors.gather(np.sort(every.target[drawn]))
     say(f"inverter {decoder.inverter.name}: {len(vectors)} vectors of test chunks, {steps} step(s), beam {beam}")
