@@ -39,7 +39,7 @@ def effort_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--time-limit",
             type=float,
             metavar="SECONDS",
-            help="Begin no step that would end later; the best so far is told.  [default: none]",
+            help="Begin no step that would end later; every vector gets its first words.  [default: none]",
         ),
         click.option("--steps", type=int, metavar="N", help="How often a text is corrected, 0 to 50.  [default: 1]"),
         click.option(
@@ -59,7 +59,7 @@ def effort_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--vector", type=click.Path(path_type=Path), help="A .npy file with one vector (D,) or several (n, D).")
 @collection_option
 @effort_options
-@click.option("--beam", type=int, metavar="N", help="How many texts are kept to be corrected, 1 to 16.  [default: 4]")
+@click.option("--beam", type=int, metavar="N", help="How many texts are kept to be corrected, 1 to 16.  [default: 8]")
 @json_option
 @click.option("--quiet", is_flag=True, help="No progress and no notes.")
 @click.pass_obj
@@ -89,7 +89,7 @@ def decode(
     Examples:
       lookahead decode --chunk 1234
       lookahead decode --text "The bridge was opened in 1861." --steps 5
-      lookahead decode --vector vectors.npy --beam 8 --time-limit 60 --json | jq -r .text
+      lookahead decode --vector vectors.npy --beam 16 --time-limit 60 --json | jq -r .text
       lookahead decode --chunk 1234 -c papers --inverter gtr-base --steps 20
     """
     from index.progress import say
@@ -258,7 +258,7 @@ def about(decoder: Decoder) -> str:
     """What an inverter's words are worth, in a sentence."""
     longest = decoder.inverter.longest
     return (
-        f"inverter {decoder.inverter.name} makes texts of at most {longest} tokens: "
+        f"inverter {decoder.inverter.name} makes texts of some {longest} tokens at most: "
         "a longer passage comes back as a gist of its beginning at best"
     )
 

@@ -9,17 +9,21 @@ import click
 
 from commands.common import SEED, collection_option, existing_collection, hush_at_exit, json_option, print_json, typed
 
+_WINDOWS = 200  # fewer are too few for a card
+
 
 @click.command("decode")
 @collection_option
 @click.option("--inverter", metavar="NAME", help="Which inverter.  [default: the first that fits]")
 @click.option("--model", metavar="NAME", help="Whose predictions.  [default: the best by cosine that has no P tower]")
-@click.option("--windows", type=click.IntRange(2), default=200, show_default=True, help="How many, drawn with --seed.")
+@click.option(
+    "--windows", type=click.IntRange(2), default=_WINDOWS, show_default=True, help="How many, drawn with --seed."
+)
 @click.option(
     "--split", type=click.Choice(["test", "valid"]), default="test", show_default=True, help="Whose articles."
 )
 @click.option("--steps", type=int, metavar="N", help="How often a text is corrected, 0 to 50.  [default: 1]")
-@click.option("--beam", type=int, metavar="N", help="How many texts are kept to be corrected, 1 to 16.  [default: 4]")
+@click.option("--beam", type=int, metavar="N", help="How many texts are kept to be corrected, 1 to 16.  [default: 8]")
 @click.option("--bank", type=click.IntRange(1), metavar="N", help="Training spans looked through.  [default: all]")
 @click.option("--examples", type=click.IntRange(0), default=20, show_default=True, help="Windows shown in full.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of every draw and of the bootstrap.")
@@ -73,9 +77,9 @@ def decode(
     from retrieval.evaluate_decode import ask, decoding_model, drawn_windows, enough, judge
     from retrieval.evaluate_next import predictions
     from retrieval.inversion import BEAM, STEPS, check_effort
-    from retrieval.inverters import InverterConfig, inverters_folder, write_inverter_metrics
-    from retrieval.models import CONFIG, trained_on
-    from retrieval.open_inverter import is_published, open_decoder
+    from retrieval.inverters import InverterConfig, write_inverter_metrics
+    from retrieval.models import trained_on
+    from retrieval.open_inverter import open_decoder, own_inverter
     from retrieval.runtime import CompiledPredictor
     from retrieval.search import Searcher
     from retrieval.sequences import Sequences, needed
@@ -97,6 +101,7 @@ def decode(
         predictor = CompiledPredictor.open(found.folder)
         hush_at_exit()
         decoder = open_decoder(searcher, inverter)
+        own = own_inverter(decoder)
         longest = decoder.inverter.longest
         folder = searcher.generation.path / ENCODER
         lead = partial(leading, tokenizer_in(folder), longest=longest)
@@ -119,6 +124,12 @@ def decode(
         )
     if trained_on(found) != collection.name:
         notes.append(f"model {found.name} was trained on {trained_on(found)}")
+    if own is None:
+        notes.append(
+            f"what inverter {decoder.inverter.name} was trained on is not known here: it may have seen these texts"
+        )
+    elif own.config.trained.get("data", {}).get("collection") != collection.name:
+        notes.append(f"inverter {own.name} was trained on {own.config.trained.get('data', {}).get('collection', '?')}")
     notes.append(
         "an article's split is a hash of its page id, so that what was trained on the train split of another "
         "collection of the same Wikipedia has not seen these articles either"
@@ -149,6 +160,7 @@ def decode(
         write_atomically(out / "decode.json", raw.encode())
         write_atomically(out / "decode.html", page(report).encode("utf-8", "replace"))
         click.echo(f"decode.json and decode.html are in {out.absolute()}", err=True)
-    own = inverters_folder(collection) / report.inverter
-    if split == "test" and bank is None and not is_published(report.inverter) and (own / CONFIG).is_file():
-        write_inverter_metrics(own, report.inverter, InverterConfig.read(own), report.markdown(), report.command)
+    usual = (split, bank, steps, beam) == ("test", None, STEPS, BEAM) and len(asked_of) >= _WINDOWS
+    if usual and own is not None and not own.shipped and InverterConfig.read(own.folder) == own.config:
+        # one that was trained again meanwhile is another one
+        write_inverter_metrics(own.folder, own.name, own.config, report.markdown(), report.command)

@@ -136,12 +136,13 @@ def convert(spec: str, folder: Path, *, device: str, note: Callable[[str], objec
     note(f"encoder {fingerprint}: OpenVINO {precision} chosen of {shown}")
 
 
-def load(spec: str, device: str) -> Any:
-    """The SentenceTransformer that `spec` names; a hub is asked only for a name the user gave."""
+def load(spec: str, device: str, *, here: bool = False) -> Any:
+    """The SentenceTransformer that `spec` names; a hub is asked only for a name the user gave, and never where it is to
+    be `here` already."""
     spec = _SHORT_NAMES.get(spec, spec)
     name, pooled = spec.removeprefix(POOLED), spec.startswith(POOLED)
     folder = bundled_folder() if name == BUNDLED else _folder(name)
-    local, source = folder is not None, str(folder or name)
+    local, source = here or folder is not None, str(folder or name)
     with _quiet():
         import torch
         from sentence_transformers import SentenceTransformer
@@ -164,10 +165,13 @@ def load(spec: str, device: str) -> Any:
 
 def transformer_weights(recipe: dict[str, Any]) -> tuple[dict[str, Any], int]:
     """The tensors of the transformer of an encoder folder's recipe, by their authors' names in single precision, and
-    the heads of its attention; nothing and 0 of an encoder that has none."""
+    the heads of its attention; nothing and 0 of an encoder that has none, or is no longer on this machine."""
     if "spec" not in recipe:
         return {}, 0
-    inner = getattr(load(recipe["spec"], "cpu")[0], "auto_model", None)
+    try:
+        inner = getattr(load(recipe["spec"], "cpu", here=True)[0], "auto_model", None)
+    except LookaheadError:
+        return {}, 0
     if inner is None:
         return {}, 0
     weights = {name: value.float() for name, value in inner.state_dict().items()}

@@ -136,9 +136,10 @@ def _introduction(report: DecodeReport) -> list[str]:
         "<p>Articles are cut into chunks, and each chunk is stored as a vector: a list of numbers that says what it is "
         "about. An <em>inverter</em> goes the other way: given a vector it writes words whose own vector is near it. A "
         "<em>predictor</em> guesses, from up to five chunks, the vector of the chunk that follows.</p>",
-        "<p>Two questions are asked here. How well does the inverter give back words that it was never shown, when the "
-        "vector is exactly right? And what do its words say when the vector is a guess? All articles here are of the "
-        f"{escape(report.split)} split, which is kept out of training.</p>",
+        "<p>Two questions are asked here. How well does the inverter give back words when the vector is exactly right? "
+        "And what do its words say when the vector is a guess? All articles here are of the "
+        f"{escape(report.split)} split, which nothing that this program trains is shown; the notes at the end say what "
+        "was trained elsewhere.</p>",
     ]
 
 

@@ -174,6 +174,7 @@ class DecodeReport:
                         for measure in (ASKED, "F1")
                     ),
                     *(_against(spans, row, AGAINST_OTHER, measure, resampled) for measure in (ASKED, "F1")),
+                    *(_against(spans, AGAINST_OTHER, CHANCE, measure, resampled) for measure in (ASKED, "F1")),
                 ),
             ),
             DecodeTable(

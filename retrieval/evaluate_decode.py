@@ -250,7 +250,8 @@ def judge(
             told: list[str] = []
             for start in range(0, len(vectors), _AT_ONCE):
                 some = vectors[start : start + _AT_ONCE]
-                told += [gist.text for gist in decoder.decode(some, steps=corrections, beam=beam)]
+                # an inverter's tokens may be others than those a span is measured in
+                told += lead([gist.text for gist in decoder.decode(some, steps=corrections, beam=beam)])
                 shown.update(len(some))
             return told
 

@@ -87,11 +87,13 @@ def better_for_words(look: LookAhead) -> str:
     best need not lie nearest, above all where candidates go through a P tower of their own. Else nothing."""
     space = look.searcher.fingerprint
     there = fitting_models(Collection(look.searcher.generation.path.parent), space)
-    cosines = {model.name: _cosine(model) for model in there}
+    cosines = {model.name: _cosine(model) for model in there if not model.config.tower}
     mine = _cosine(look.model)
     best = max(cosines, key=lambda name: cosines[name], default=look.model.name)
     if not mine or cosines.get(best, 0.0) < mine + _CLEARLY:
-        return ""
+        if not look.model.config.tower:
+            return ""
+        return f"model {look.model.name} predicts for its own P tower, whose space is not quite the one decoded here"
     return (
         f"model {look.model.name} orders chunks well, but on its validation articles its vectors have a cosine of "
         f"{mine:.2f} to the true ones, those of {best} {cosines[best]:.2f}: for words take --model {best}"

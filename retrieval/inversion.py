@@ -19,7 +19,7 @@ from index.encoder import Encoder, Fingerprint, refuse_other_space
 from index.progress import bar
 from store.records import LookaheadError
 
-STEPS, BEAM = 1, 4
+STEPS, BEAM = 1, 8
 MOST_STEPS, MOST_BEAM = 50, 16
 PROBE = "The bridge over the river was opened in 1861, and a toll of two pence was taken from every cart until 1890."
 _SAME = 0.99  # cosine of the probe's two vectors, below which they are of two spaces: int8 is off by .007 here
@@ -111,7 +111,7 @@ class Decoder:
         pace = _Pace()
         began = now = time.perf_counter()
         beams = self._proposed(targets[:_AT_ONCE], beam, pace)
-        if steps and len(blocks):
+        if (steps and len(blocks)) or len(blocks) > 1:
             taken, longest = pace.of(1), pace.of((1 + steps * beam) * len(targets))
             tell(f"the first texts took {taken:.1f} s; all will take up to about {longest:.1f} s")
         with bar("decoding", len(targets) * (1 + steps), "steps", quiet=quiet) as shown:

@@ -10,7 +10,7 @@ from pathlib import Path
 from index.encoder import Fingerprint
 from retrieval.decode import HUB, PARTS, PublishedInverter
 from retrieval.inversion import Decoder, Inverter
-from retrieval.inverters import find_inverter
+from retrieval.inverters import FoundInverter, find_inverter
 from retrieval.search import Searcher
 from store.generations import Collection
 from store.records import LookaheadError
@@ -27,6 +27,12 @@ def open_decoder(searcher: Searcher, name: str | None = None, *, shipped: Path |
     else:
         inverter = _own(searcher, name, shipped)
     return Decoder(inverter, searcher.encoder)
+
+
+def own_inverter(decoder: Decoder) -> FoundInverter | None:
+    """What a decoder's inverter was opened from, where it is one of ours."""
+    found = getattr(decoder.inverter, "found", None)  # not isinstance: that would load torch for vec2text's as well
+    return found if isinstance(found, FoundInverter) else None
 
 
 def is_published(name: str) -> bool:

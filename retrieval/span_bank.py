@@ -1,7 +1,7 @@
 """The leading spans of a collection's training chunks, embedded on their own: what a decode has to be nearer than.
 
-The whole bank is made once for a generation and kept beside the collection's inverters; when the next generation is
-current, its bank takes that place. It does not know what is compared with it.
+The whole bank is made once for a generation and kept beside the collection's inverters; when that of another
+generation is whole, it goes. It does not know what is compared with it.
 """
 
 from __future__ import annotations
@@ -78,14 +78,15 @@ def open_bank(
             f"{collection.name} has no article in the train split, so no decode can be held against the nearest "
             "training span; ingest more articles"
         )
-    facts = {
+    facts: dict[str, Any] = {
         "what": "leading spans of the train split",
         "generation": searcher.generation.manifest.name,
         "manifest": seal_of(searcher.generation.path / MANIFEST).sha256,
         "encoder": encoder.fingerprint.key,
         "longest": longest,
     }
-    folder = inverters_folder(collection) / f".spans-{longest}"
+    # a folder of its own for each generation: an older one may still be written to by another process
+    folder = inverters_folder(collection) / f".spans-{longest}-{facts['manifest'][:12]}"
 
     def made(rows: slice) -> Half:
         return _vectors(searcher.store, ids[rows], encoder, lead)
@@ -124,6 +125,9 @@ def _kept(folder: Path, facts: dict[str, Any], count: int, make: Callable[[slice
         found, wanted = _sum(rows), None
     if wanted is None:
         write_atomically(folder / _SUM, json.dumps({"facts": facts, "sha256": found}, sort_keys=True).encode())
+        for other in folder.parent.glob(f".spans-{facts['longest']}-*"):
+            if other != folder and (other / _SUM).is_file():  # one without is still being made
+                shutil.rmtree(other, ignore_errors=True)
     return rows
 
 

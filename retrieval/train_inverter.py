@@ -32,10 +32,11 @@ from retrieval.search import Searcher
 from retrieval.span_bank import open_bank
 from retrieval.spans import LONGEST, Spans, embedded, kept_rows, kept_spans, leading, spans_of, tokenizer_in
 from retrieval.text_metrics import token_f1
-from retrieval.train_predictor import peak_bytes, precision_for, some_articles
+from retrieval.train_predictor import peak_bytes, precision_for
 from retrieval.training import CHECKPOINT, Outcome, Schedule, forget, train
 from retrieval.weights import read_tensors, write_rounded, write_weights
 from retrieval.words import Words, frequent
+from store.database import ArticleRow
 from store.generations import MANIFEST, seal_of, write_atomically
 from store.records import LookaheadError, Split
 
@@ -154,8 +155,9 @@ class Watched:
         self.correcting = False
 
     def figures(self, model: InverterNetwork) -> dict[str, float]:
-        """`likelihood` and `others` in nats a token; F1 and cosine of the likeliest texts, and once it is `correcting`
-        of those after one step, whether or not that step brought them nearer."""
+        """`likelihood` and `others` in nats a token; F1 and cosine of the likeliest texts. Once it is `correcting` also
+        the likelihood of the true texts beside those, `both` likelihoods' sum, and F1 and cosine after one step,
+        whether or not that step brought them nearer."""
         rows = np.arange(len(self._examples))
         told = {}
         with torch.no_grad():
@@ -171,7 +173,11 @@ class Watched:
         told |= self._judged(texts, vectors)
         if self.correcting:
             ids = torch.from_numpy(self._words.ids(texts, self._examples.ids.shape[1] - 1)).to(self._device)
-            texts, vectors = self._written(model, goal, Hypothesis(ids, torch.from_numpy(vectors).to(self._device)))
+            hypothesis = Hypothesis(ids, torch.from_numpy(vectors).to(self._device))
+            with torch.no_grad():
+                corrected = -float(model(goal, self._examples.batch(rows[:WRITTEN], self._device)[1], hypothesis))
+            told |= {"corrected likelihood": corrected, "both": told["likelihood"] + corrected}
+            texts, vectors = self._written(model, goal, hypothesis)
             told |= {f"corrected {name}": value for name, value in self._judged(texts, vectors).items()}
         return told
 
@@ -228,7 +234,7 @@ def train_inverter(
         "seed": recipe.seed,
     }
     _refuse_another(folder, {**facts, "recipe": asdict(recipe)})
-    articles = some_articles(searcher.store.articles(Split.TRAIN), limit, recipe.seed)
+    articles = _drawn(searcher.store.articles(Split.TRAIN), limit, recipe.seed)
     texts = spans_of(searcher.store, articles, tokenizer, recipe.longest, quiet)
     if len(texts) < _FEWEST:
         raise LookaheadError(
@@ -262,14 +268,14 @@ def train_inverter(
     )
     first = _stage(
         folder, "first", network, InverterTask(network, examples, watched, recipe.batch, recipe.seed, where),
-        _schedule(recipe, steps[0], recipe.rate, precision), facts, quiet,
+        _schedule(recipe, steps[0], recipe.rate, precision, "likelihood"), facts, quiet,
     )  # fmt: skip
     asked = np.random.default_rng(recipe.seed).permutation(len(texts))[: max(_FEWEST, steps[1] * recipe.batch)]
     pairs = _proposed(folder, facts, network, words, encoder, examples, np.sort(asked), where, quiet)
     watched.correcting = True
     second = _stage(
         folder, "second", network, InverterTask(network, pairs, watched, recipe.batch, recipe.seed + 1, where),
-        _schedule(recipe, steps[1], recipe.rate / 2, precision), facts, quiet,
+        _schedule(recipe, steps[1], recipe.rate / 2, precision, "both"), facts, quiet,
     )  # fmt: skip
     write_rounded(folder / WEIGHTS, network.cpu())
     seconds = time.perf_counter() - began
@@ -369,6 +375,16 @@ def _shape(weights: dict[str, Tensor], heads: int, dim: int, words: int, recipe:
     return replace(shape, width=inner.shape[1], inner=inner.shape[0], heads=heads)
 
 
+def _drawn(articles: list[ArticleRow], spans: int | None, seed: int) -> list[ArticleRow]:
+    """Whole articles, drawn with the seed until they have so many chunks, in the order of their chunks."""
+    if spans is None:
+        return articles
+    order = np.random.default_rng(seed).permutation(len(articles))
+    counts = np.array([articles[place].chunk_count for place in order.tolist()])
+    many = int(np.searchsorted(np.cumsum(counts), spans)) + 1
+    return [articles[place] for place in sorted(order[:many].tolist())]
+
+
 def _watched(searcher: Searcher, encoder: Encoder, recipe: InverterRecipe) -> Spans:
     """Leading spans of validation chunks, drawn with the seed."""
     rows = searcher.store.articles(Split.VALID)
@@ -462,10 +478,14 @@ def _stage(
     place = folder / name
     done = place / _DONE
     if done.is_file():
-        tensors, header = read_tensors(place / WEIGHTS)
-        if header.get("facts") == json.dumps(facts, sort_keys=True):
-            network.load_state_dict(tensors)
-            return Outcome(**json.loads(done.read_text(encoding="utf-8")))
+        try:
+            tensors, header = read_tensors(place / WEIGHTS)
+            outcome = Outcome(**json.loads(done.read_text(encoding="utf-8")))
+            if header.get("facts") == json.dumps(facts, sort_keys=True):
+                network.load_state_dict(tensors)
+                return outcome
+        except (LookaheadError, ValueError, TypeError, RuntimeError):
+            pass  # damaged: it is trained again
     outcome = train(task, schedule, place, log=folder / LOG, identity={**facts, "stage": name}, quiet=quiet)
     write_weights(place / WEIGHTS, network, half=False, header={"facts": json.dumps(facts, sort_keys=True)})
     write_atomically(done, json.dumps(asdict(outcome)).encode())
@@ -473,7 +493,7 @@ def _stage(
     return outcome
 
 
-def _schedule(recipe: InverterRecipe, steps: int, rate: float, precision: str) -> Schedule:
+def _schedule(recipe: InverterRecipe, steps: int, rate: float, precision: str, score: str) -> Schedule:
     return Schedule(
         steps=steps,
         every=max(1, steps // recipe.checks),
@@ -481,7 +501,7 @@ def _schedule(recipe: InverterRecipe, steps: int, rate: float, precision: str) -
         decay=recipe.decay,
         seed=recipe.seed,
         precision=precision,
-        score="likelihood",
+        score=score,
     )
 
 

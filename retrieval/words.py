@@ -29,12 +29,14 @@ _TIDY = [
 
 
 class Words:
-    """Ids 0 … size - 1 are tokens; `end` = size is behind the last one, and before the first."""
+    """Ids 0 … size - 1 are tokens, `unknown` among them; `end` = size is behind the last one, and before the first."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
         self.size = tokenizer.get_vocab_size()
         self.end = self.size
+        unknown = json.loads(tokenizer.to_str())["model"].get("unk_token")
+        self.unknown: int | None = tokenizer.token_to_id(unknown) if isinstance(unknown, str) else None
 
     def ids(self, texts: Sequence[str], longest: int) -> Ids:
         """(n, longest + 1): a text's first `longest` tokens, its end, and NONE behind it."""

@@ -31,9 +31,8 @@ BRIDGE = "A stone bridge carries the old road over our small river."
 TEA = "Green tea is poured slowly into a cup of thin china."
 COFFEE = "Black coffee is poured quickly into a mug of thick clay."
 NEARLY = "a stone bridge over our river"
-WORTH = (
-    "inverter tabled makes texts of at most 32 tokens: a longer passage comes back as a gist of its beginning at best\n"
-)
+GIST = "a longer passage comes back as a gist of its beginning at best\n"
+WORTH = "inverter tabled makes texts of some 32 tokens at most: " + GIST
 ENCODER = HashingEncoder()
 
 

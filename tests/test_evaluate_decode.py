@@ -333,7 +333,7 @@ def test_the_command_prints_a_table_and_writes_a_page_and_json(home: Path, tmp_p
     assert result.exit_code == 0, result.stderr
     lines = result.stdout.splitlines()
     head = " ".join(" ".join(lines[:2]).split())
-    assert head.startswith("decode, wiki, test split: 16 windows of 4 articles; inverter echo, 1 step, beam 4;")
+    assert head.startswith("decode, wiki, test split: 16 windows of 4 articles; inverter echo, 1 step, beam 8;")
     assert "predictions of model tiny" in head
     assert "texts are spans of at most 6 tokens" in result.stdout
     assert "4 articles are few: below 20 the intervals are too narrow" in result.stdout

@@ -108,7 +108,20 @@ def test_in_a_space_without_lengths_it_stays_as_it_is(tmp_path: Path) -> None:
 
 
 def model(name: str, cosine: object) -> Any:
-    return SimpleNamespace(name=name, config=SimpleNamespace(trained={"valid": {"cosine": cosine}}))
+    tower = {"kind": "residual"} if name == "tower" else {}
+    return SimpleNamespace(name=name, config=SimpleNamespace(trained={"valid": {"cosine": cosine}}, tower=tower))
+
+
+def test_a_model_with_a_tower_is_told_apart_where_nothing_is_better(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = looking(tmp_path)
+    look.searcher.generation = SimpleNamespace(path=tmp_path / "gen")
+    look.model = model("tower", 0.5)
+    monkeypatch.setattr(gists, "fitting_models", lambda collection, space: [look.model])
+    assert gists.better_for_words(look).startswith("model tower predicts for its own P tower")
+    monkeypatch.setattr(gists, "fitting_models", lambda collection, space: [look.model, model("near", 0.6)])
+    assert gists.better_for_words(look).endswith("for words take --model near")
 
 
 @pytest.mark.parametrize(
@@ -119,6 +132,7 @@ def model(name: str, cosine: object) -> Any:
         (0.61, {"far": 0.4}, None),
         (0.0, {"near": 0.61}, None),  # it was not measured
         (0.51, {"near": "?"}, None),
+        (0.51, {"tower": 0.61}, None),  # a space of its own is no better for words
         (0.51, {}, None),
     ],
 )

@@ -17,6 +17,7 @@ from tiny_inverters import config_of
 from tiny_wordpiece import wordpiece
 from torch import Tensor, nn
 
+import retrieval.inverter as subject
 from index.hashing import HashingEncoder
 from retrieval.inverter import Hypothesis, InverterNetwork, Layer, OwnInverter, Shape
 from retrieval.inverters import WORDS, FoundInverter, seal
@@ -261,20 +262,26 @@ def test_a_hypothesis_its_vector_and_the_target_all_matter() -> None:
 def slowly(
     of: InverterNetwork, target: Tensor, width: int, hypothesis: Hypothesis | None = None
 ) -> list[tuple[int, ...]]:
-    """Beam search as one would explain it: every text so far goes on with every token, the likeliest are kept, one that
-    has ended stays; at last by log-likelihood over length."""
+    """As one would explain it: token by token, each the best by its log-likelihood and the text's luck at its rank, but
+    none that has followed the last one before."""
     end, longest = of.shape.words, of.shape.longest
-    beams: dict[tuple[int, ...], float] = {(): 0.0}
-    for place in range(longest + 1):
-        more: dict[tuple[int, ...], float] = {}
-        for text, score in beams.items():
-            if text[-1:] == (end,):
-                more[text] = score
-                continue
-            for token in range(end + 1) if place < longest else [end]:
-                more[*text, token] = -cost(of, target, (*text, token), hypothesis)
-        beams = dict(sorted(more.items(), key=lambda pair: -pair[1])[:width])
-    return sorted(beams, key=lambda text: -beams[text] / len(text))
+    luck = subject._luck(longest + 1, width, min(subject._DRAWN_FROM, end + 1))
+    told = []
+    for number in range(width):
+        text: tuple[int, ...] = ()
+        while text[-1:] != (end,):
+            place = len(text)
+            tokens = range(end + 1) if place < longest else [end]
+            pairs = set(itertools.pairwise(text))
+            free = [token for token in tokens if (*text[-1:], token) not in pairs]
+            ranked = sorted(free, key=lambda token: cost(of, target, (*text, token), hypothesis))
+            scores = [
+                -cost(of, target, (*text, token), hypothesis) / subject._TEMPERATURE + luck[place, number, rank]
+                for rank, token in enumerate(ranked)
+            ]
+            text = (*text, ranked[int(np.argmax(scores))])
+        told.append(text)
+    return told
 
 
 def written(ids: Tensor, end: int = END) -> list[list[tuple[int, ...]]]:
@@ -298,25 +305,33 @@ def test_it_writes_what_a_slow_search_finds(seed: int, width: int) -> None:
         assert fast == [slowly(made, target, width, only(one, row)) for row, target in enumerate(targets)]
 
 
-def test_the_likeliest_first_token_is_not_always_of_the_likeliest_text() -> None:
-    """Else a search of one beam would do, and the test above would say little."""
-    greedy = [written(network(seed=seed).write(vectors(4, seed=seed), 1)) for seed in range(4)]
-    wide = [written(network(seed=seed).write(vectors(4, seed=seed), 5)) for seed in range(4)]
-    assert any(
-        one[0] != many[0] for few, more in zip(greedy, wide, strict=True) for one, many in zip(few, more, strict=True)
-    )
-    lengths = {len(text) for more in wide for beam in more for text in beam}
-    assert lengths == {1, 2, 3, 4}
+def test_the_first_text_has_no_luck_and_the_others_differ() -> None:
+    made, targets = network(seed=2), vectors(6, seed=2)
+    alone = made.write(targets, 1)
+    many = written(made.write(targets, 6))
+    assert written(alone) == [beam[:1] for beam in many]
+    assert max(len(set(beam)) for beam in many) > 2
 
 
-def test_a_beam_as_wide_as_all_texts_finds_them_all_in_order() -> None:
-    made, targets = network(seed=5), vectors(2, seed=5)
-    texts = [(*text, END) for many in range(4) for text in itertools.product(range(END), repeat=many)]
-    assert len(texts) == 1 + 3 + 9 + 27
-    for row, target in enumerate(targets):
-        scores = {text: -cost(made, target, text) / len(text) for text in texts}
-        (all_of_them,) = written(made.write(targets[[row]], 40))
-        assert all_of_them == sorted(texts, key=lambda text: -scores[text])
+def test_no_two_tokens_stand_side_by_side_twice() -> None:
+    shape = Shape(dim=6, words=3, longest=12, width=8, inner=16, heads=2, pseudo=2, read=1, write=2)
+    torch.manual_seed(0)
+    made = InverterNetwork(shape).eval()
+    with torch.no_grad():
+        made.bias[END] = -60.0  # nine pairs of three tokens: the tenth token must be the last
+        made.bias[0] = 5.0
+    for beam in written(made.write(vectors(4).float(), 3)):
+        for text in beam:
+            pairs = list(itertools.pairwise(text[:-1]))
+            assert len(pairs) == len(set(pairs))
+            assert len(text) > 4
+
+
+def test_draws_are_as_frequent_as_likely() -> None:
+    luck = subject._luck(1, 20_001, 3)[0, 1:]
+    logits = torch.tensor([1.0, 0.0, -1.0])
+    shares = torch.bincount((logits + luck).argmax(dim=1), minlength=3) / 20_000
+    assert torch.allclose(shares, logits.softmax(dim=0), atol=0.015)
 
 
 def test_many_vectors_at_once_are_written_as_one_by_one() -> None:
@@ -325,7 +340,7 @@ def test_many_vectors_at_once_are_written_as_one_by_one() -> None:
         for width in (1, 4):
             together = written(made.write(targets, width, one))
             assert together == [written(made.write(targets[[row]], width, only(one, row)))[0] for row in range(9)]
-    assert len({text for beam in together for text in beam}) > 5
+    assert len({text for beam in together for text in beam}) > 4
 
 
 def test_a_text_that_would_not_end_is_ended() -> None:
