@@ -156,7 +156,7 @@ def decode(
         click.echo(report.table())
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        raw = json.dumps(report.as_json(), indent=1, ensure_ascii=False)
+        raw = json.dumps(report.as_json(every=True), indent=1, ensure_ascii=False)
         write_atomically(out / "decode.json", raw.encode())
         write_atomically(out / "decode.html", page(report).encode("utf-8", "replace"))
         click.echo(f"decode.json and decode.html are in {out.absolute()}", err=True)

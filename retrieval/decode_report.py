@@ -116,6 +116,7 @@ class DecodeReport:
     spans: DecodeTable
     predictions: DecodeTable
     examples: tuple[Example, ...]
+    every: tuple[Example, ...]  # window
 
     @classmethod
     def of(
@@ -186,11 +187,15 @@ class DecodeReport:
                 ),
             ),
             tuple(_example(outcome, titles, place) for place in drawn(len(asked), examples, seed).tolist()),
+            tuple(_example(outcome, titles, place) for place in range(len(asked))),
         )
 
-    def as_json(self) -> dict[str, Any]:
-        """Everything, in types that JSON has; each comparison with its verdict."""
+    def as_json(self, *, every: bool = False) -> dict[str, Any]:
+        """Everything, in types that JSON has; each comparison with its verdict. The texts of `every` window only where
+        they are asked for."""
         raw = asdict(self)
+        if not every:
+            del raw["every"]
         for name, table in (("spans", self.spans), ("predictions", self.predictions)):
             raw[name]["against"] = [{**asdict(one), "verdict": one.verdict} for one in table.against]
         return {**raw, "caveats": list(self.caveats()), "measures": dict(MEANS), "end_to_end": self.end_to_end()}

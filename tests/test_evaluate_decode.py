@@ -341,6 +341,9 @@ def test_the_command_prints_a_table_and_writes_a_page_and_json(home: Path, tmp_p
     assert lines[-1].startswith("command: ")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"decode.json", "decode.html"}
     report = json.loads((tmp_path / "out" / "decode.json").read_text(encoding="utf-8"))
+    assert len(report["every"]) == 16
+    assert all(len(one["told"]) == 6 for one in report["every"])
+    assert all(one in report["every"] for one in report["examples"])
     assert len(report["examples"]) == 3
     page = (tmp_path / "out" / "decode.html").read_text(encoding="utf-8")
     assert page.count("<article>") == 3
