@@ -259,7 +259,11 @@ class DecodeReport:
                 ]
                 lines.append(f"| {shown(row)} | " + " | ".join(cells) + " |")
             lines += ["", *(f"- {verdict(one)}" for one in table.against)]
-        return [*lines, "", f"{self.end_to_end()}. " + ". ".join(self.caveats()).capitalize() + "."]
+        return [
+            *lines,
+            "",
+            f"{self.end_to_end()}. " + ". ".join(one[0].upper() + one[1:] for one in self.caveats()) + ".",
+        ]
 
     def foot(self) -> tuple[str, ...]:
         """What the rows and columns are, and how the figures were made."""

@@ -194,7 +194,8 @@ def write_inverter_metrics(folder: Path, name: str, config: InverterConfig, line
 def write_inverter_card(folder: Path, name: str, config: InverterConfig) -> None:
     """card.md in Markdown, from the config and, where they are there, the test figures in metrics.json."""
     trained = config.trained
-    data, recipe, valid = (trained.get(key, {}) for key in ("data", "recipe", "valid"))
+    data, recipe, valid = (dict(trained.get(key, {})) for key in ("data", "recipe", "valid"))
+    recipe.pop("hours" if recipe.get("steps") else "steps", None)  # the one that did not count
     stages = [trained.get(key, {}) for key in ("first", "second")]
     options = config.options
     lines = [

@@ -262,10 +262,10 @@ def test_a_hypothesis_its_vector_and_the_target_all_matter() -> None:
 def slowly(
     of: InverterNetwork, target: Tensor, width: int, hypothesis: Hypothesis | None = None
 ) -> list[tuple[int, ...]]:
-    """As one would explain it: token by token, each the best by its log-likelihood and the text's luck at its rank, but
-    none that has followed the last one before."""
+    """As one would explain it: token by token, each the best by its log-likelihood and the luck with it, but none
+    that has followed the last one before."""
     end, longest = of.shape.words, of.shape.longest
-    luck = subject._luck(longest + 1, width, min(subject._DRAWN_FROM, end + 1))
+    luck = subject._luck(longest + 1, width, end + 1)
     told = []
     for number in range(width):
         text: tuple[int, ...] = ()
@@ -274,12 +274,10 @@ def slowly(
             tokens = range(end + 1) if place < longest else [end]
             pairs = set(itertools.pairwise(text))
             free = [token for token in tokens if (*text[-1:], token) not in pairs]
-            ranked = sorted(free, key=lambda token: cost(of, target, (*text, token), hypothesis))
             scores = [
-                -cost(of, target, (*text, token), hypothesis) / subject._TEMPERATURE + luck[place, number, rank]
-                for rank, token in enumerate(ranked)
+                -cost(of, target, (*text, token), hypothesis) + float(luck[place, number, token]) for token in free
             ]
-            text = (*text, ranked[int(np.argmax(scores))])
+            text = (*text, free[int(np.argmax(scores))])
         told.append(text)
     return told
 
@@ -331,7 +329,7 @@ def test_draws_are_as_frequent_as_likely() -> None:
     luck = subject._luck(1, 20_001, 3)[0, 1:]
     logits = torch.tensor([1.0, 0.0, -1.0])
     shares = torch.bincount((logits + luck).argmax(dim=1), minlength=3) / 20_000
-    assert torch.allclose(shares, logits.softmax(dim=0), atol=0.015)
+    assert torch.allclose(shares, (logits / subject._TEMPERATURE).softmax(dim=0), atol=0.015)
 
 
 def test_many_vectors_at_once_are_written_as_one_by_one() -> None:
