@@ -607,11 +607,24 @@ def test_a_transformers_weights_come_by_their_authors_names_with_its_heads(
     assert weights["embeddings.word_embeddings.weight"].shape == (4 + len(WORDS), 32)
     assert weights["encoder.layer.1.attention.self.query.weight"].shape == (32, 32)
     half = conversion.load(converted.spec, "cpu").half()
-    monkeypatch.setattr(conversion, "load", lambda *_: half)
+    monkeypatch.setattr(conversion, "load", lambda *_, here: half)
     assert {str(value.dtype) for value in conversion.transformer_weights(recipe)[0].values()} == {"torch.float32"}
-    monkeypatch.setattr(conversion, "load", lambda *_: [SimpleNamespace(auto_model=None), None])
+    monkeypatch.setattr(conversion, "load", lambda *_, here: [SimpleNamespace(auto_model=None), None])
     assert conversion.transformer_weights(recipe) == ({}, 0)
     assert conversion.transformer_weights({"kind": "hashing"}) == ({}, 0)
+
+
+def test_a_transformer_that_is_no_longer_here_is_not_asked_of_a_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    local: list[bool] = []
+
+    def asked(source: str, *, device: str, local_files_only: bool) -> None:
+        local.append(local_files_only)
+        raise OSError("not here")
+
+    monkeypatch.setattr("sentence_transformers.SentenceTransformer", asked)
+    assert conversion.transformer_weights({"spec": "nobody/has-this-model"}) == ({}, 0)
+    assert conversion.transformer_weights({"spec": "/tmp/no/such/folder"}) == ({}, 0)
+    assert local == [True, True]
 
 
 # -- the bundled model -----------------------------------------------------------------------------------
