@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from commands.common import SEED, collection_option, existing_collection, hush_at_exit, json_option, print_json, typed
+from store.records import LookaheadError
 
 
 @click.command("inverter")
@@ -62,6 +63,7 @@ def inverter(
     from index.progress import say
     from retrieval.inverters import inverters_folder
     from retrieval.models import check_name
+    from retrieval.open_inverter import is_published
     from retrieval.search import Searcher
     from retrieval.staging import making
     from retrieval.train_inverter import InverterRecipe, train_inverter
@@ -76,6 +78,8 @@ def inverter(
         "checks": checks,
         "seed": seed,
     }
+    if is_published(as_name):
+        raise LookaheadError(f"--name {as_name} is that of vec2text's inverter; take another name")
     recipe = replace(InverterRecipe(), **{key: value for key, value in given.items() if value is not None})
     folder = inverters_folder(collection)
     as_name = check_name(as_name)

@@ -34,7 +34,7 @@ Floats = NDArray[np.float32]
 _AT_ONCE = 64  # vectors; more leave the caches
 _HIDDEN = -1e9
 _TEMPERATURE = 0.5
-_BETTER = 2  # texts made of a hypothesis: its correction and a drawn one; more of them gain less than more hypotheses
+_BETTER = 2  # texts made of a hypothesis: its correction and a drawn one
 
 
 def _penalty(seen: Tensor, dtype: torch.dtype) -> Tensor:
@@ -92,7 +92,7 @@ class Layer(nn.Module):
         each its own `past`, of (T, B, N, heads, ·), itself the last of it."""
         query = self._query(states)
         far = query @ memory[0].transpose(2, 3) + mask
-        # many small products: as matrix products of their own they took three times as long
+        # many small products: matrix products of their own were a third slower
         near = (past[0] * query.transpose(1, 2)).sum(dim=4).permute(1, 3, 2, 0)
         weights = torch.cat([far, near], dim=3).softmax(dim=3).to(states.dtype)
         to_memory, to_past = weights[..., : far.shape[3]], weights[..., far.shape[3] :]

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from tiny_articles import article_rows, vectors_of
 from tiny_decodes import CHUNKS, LONGEST, TEST_PAGES, Always, Echo, asked_of, every_span, judged, lead, make_collection
+from tiny_inverters import write_inverter
 from tiny_models import SUM, write_model
 from tiny_pipelines import write_towers
 
@@ -42,6 +43,7 @@ from retrieval.evaluate_decode import (
     others_of,
 )
 from retrieval.inversion import Decoder
+from retrieval.inverters import FoundInverter, InverterConfig
 from retrieval.search import Searcher
 from retrieval.sequences import Sequences, Windows
 from store.generations import Collection
@@ -349,6 +351,36 @@ def test_the_command_prints_a_table_and_writes_a_page_and_json(home: Path, tmp_p
     assert page.count("<article>") == 3
     assert "Page &lt;script&gt;" in page
     assert "<script" not in page
+
+
+@pytest.mark.parametrize(
+    ("arguments", "windows", "shipped", "written"),
+    [
+        ((), 2, False, True),
+        (("--steps", "0"), 2, False, False),
+        (("--bank", "9"), 2, False, False),
+        ((), 200, False, False),  # there are but sixteen
+        ((), 2, True, False),
+    ],
+)
+def test_only_a_usual_evaluation_of_a_collections_own_inverter_goes_into_its_card(
+    home: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    windows: int,
+    shipped: bool,
+    written: bool,
+) -> None:
+    folder = write_inverter(tmp_path / "mine")
+    config = InverterConfig.read(folder)
+    there = FoundInverter("mine", folder, config, shipped)
+    monkeypatch.setattr("retrieval.open_inverter.own_inverter", lambda decoder: there)
+    monkeypatch.setattr("commands.evaluate_decode._WINDOWS", windows)
+    assert run(home, "-c", "wiki", "--quiet", *arguments).exit_code == 0
+    assert (folder / "metrics.json").exists() is written
+    if written:
+        assert "| decode, 1 step | 1.000 (1.000 to 1.000)" in (folder / "card.md").read_text(encoding="utf-8")
 
 
 def test_the_command_prints_one_json_document_that_its_seed_repeats(home: Path) -> None:

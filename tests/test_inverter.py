@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -374,6 +375,20 @@ def found(folder: Path, shape: Shape = SHAPE, **changes: Any) -> FoundInverter:
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> OwnInverter:
     return OwnInverter.open(found(tmp_path_factory.mktemp("own")), exact=True)
+
+
+def test_the_unknown_token_is_never_written(tmp_path: Path) -> None:
+    there = found(tmp_path)
+    unknown = TOKENS.token_to_id("[UNK]")
+    made = network(SHAPE, spread=0.3)
+    with torch.no_grad():
+        made.bias[unknown] = 60.0
+    write_rounded(there.folder / WEIGHTS, made)
+    there = replace(there, config=replace(there.config, seals=seal(there.folder)))
+    own = OwnInverter.open(there, exact=True)
+    assert own.words.unknown == unknown
+    assert int(made.write(vectors(3, 8).float(), 1)[0, 0, 0]) == unknown
+    assert not any("[UNK]" in text for texts in own.propose(asked(3), 4) for text in texts)
 
 
 def asked(count: int) -> Any:
