@@ -78,11 +78,10 @@ def inverter(
         "checks": checks,
         "seed": seed,
     }
-    if is_published(as_name):
+    if is_published(check_name(as_name)):
         raise LookaheadError(f"--name {as_name} is that of vec2text's inverter; take another name")
     recipe = replace(InverterRecipe(), **{key: value for key, value in given.items() if value is not None})
     folder = inverters_folder(collection)
-    as_name = check_name(as_name)
     with Searcher.open(collection) as searcher, making(folder, as_name, restart=restart) as place:
         trained = train_inverter(
             searcher,

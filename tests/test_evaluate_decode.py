@@ -13,7 +13,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from tiny_articles import article_rows, vectors_of
-from tiny_decodes import CHUNKS, LONGEST, TEST_PAGES, Always, Echo, asked_of, every_span, judged, lead, make_collection
+from tiny_decodes import (
+    CHUNKS,
+    LONGEST,
+    TEST_PAGES,
+    Always,
+    Echo,
+    Floats,
+    asked_of,
+    every_span,
+    judged,
+    lead,
+    make_collection,
+)
 from tiny_inverters import write_inverter
 from tiny_models import SUM, write_model
 from tiny_pipelines import write_towers
@@ -283,6 +295,21 @@ class Restless(HashingEncoder):
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         self.seed = getattr(self, "seed", 0) + 1
         return super().encode([f"{text} {self.seed}" for text in texts])
+
+
+class Endless(Echo):
+    """Knows the texts, and goes on behind them."""
+
+    def correct(self, targets: Floats, texts: Sequence[str], vectors: Floats, width: int) -> list[list[str]]:
+        return [[text + " and so on"] for (text,) in super().correct(targets, texts, vectors, width)]
+
+
+def test_texts_longer_than_a_span_are_cut_before_they_are_judged(searcher: Searcher) -> None:
+    with searcher:
+        told = judged(searcher, Endless(every_span(searcher)))
+    row = told.spans[told.decoded]
+    assert row.texts == told.asked.span
+    assert row.exact.tolist() == [1.0] * MANY
 
 
 def test_an_oracle_that_is_not_perfect_stops_everything(searcher: Searcher) -> None:

@@ -337,6 +337,14 @@ def test_nothing_is_foretold_where_there_are_no_steps() -> None:
     assert said == []
 
 
+def test_of_many_vectors_even_the_first_texts_are_foretold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("retrieval.inversion._AT_ONCE", 1)
+    said: list[str] = []
+    decoder(Tabled(["tea"])).decode(goal("tea", "mug"), steps=0, tell=said.append)
+    assert len(said) == 1
+    assert said[0].startswith("the first texts took ")
+
+
 # -- what is refused -----------------------------------------------------------------------------------------------
 
 

@@ -387,7 +387,7 @@ def test_the_unknown_token_is_never_written(tmp_path: Path) -> None:
     there = replace(there, config=replace(there.config, seals=seal(there.folder)))
     own = OwnInverter.open(there, exact=True)
     assert own.words.unknown == unknown
-    assert int(made.write(vectors(3, 8).float(), 1)[0, 0, 0]) == unknown
+    assert int(made.write(vectors(3, 8).to(made.bias.dtype), 1)[0, 0, 0]) == unknown
     assert not any("[UNK]" in text for texts in own.propose(asked(3), 4) for text in texts)
 
 

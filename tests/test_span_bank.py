@@ -103,6 +103,20 @@ def test_it_is_made_once_and_kept(collection: Collection) -> None:
     assert _inverters_in(inverters_folder(collection), shipped=False) == []
 
 
+def test_a_whole_bank_takes_the_place_of_other_whole_ones(collection: Collection) -> None:
+    home = inverters_folder(collection)
+    whole, unfinished, longer = (home / f".spans-{name}" for name in (f"{LONGEST}-old", f"{LONGEST}-new", "99-old"))
+    for folder in (whole, unfinished, longer):
+        folder.mkdir(parents=True)
+        (folder / "part-00000.npy").write_bytes(b"")
+    for folder in (whole, longer):
+        (folder / "sum.json").write_text("{}", encoding="utf-8")
+    opened(collection)
+    assert not whole.exists()
+    assert unfinished.exists()  # another process may be at it
+    assert longer.exists()
+
+
 def test_fewer_are_drawn_with_the_seed_and_taken_from_the_kept_one(collection: Collection) -> None:
     alone, embedded = opened(collection, most=11, seed=3)
     assert (len(alone.ids), alone.among, embedded) == (11, MANY, 11)

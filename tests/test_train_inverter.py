@@ -736,6 +736,7 @@ def test_it_is_trained_from_the_command_line(home: Path, monkeypatch: pytest.Mon
         (("-c", "plain"), "has no tokenizer.json: an inverter needs one; ingest with --encoder bundled"),
         (("-c", "tales", "--spans", "9"), "training spans, an inverter needs 64 at least"),
         (("-c", "tales", "--name", "../up"), "is not a name for a model"),
+        (("-c", "tales", "--name", "gtr-base"), "--name gtr-base is that of vec2text's inverter"),
         (("-c", "tales", "--device", "cuda"), "there is no GPU here"),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
