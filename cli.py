@@ -29,6 +29,8 @@ COMMANDS = {
     "gc": "commands.keep:gc",
     "export": "commands.export:export",
     "train": "commands.train:train",
+    "distill": "commands.distill:distill",
+    "quantize": "commands.quantize:quantize",
     "evaluate": "commands.evaluate:evaluate",
     "leaderboard": "commands.leaderboard:leaderboard",
     "bench": "commands.bench:bench",

@@ -60,6 +60,45 @@ def search(home: Path, name: str | None, questions: Path, limit: int, as_json: b
     _print(bench_search(existing_collection(home, name), home, [texts[place] for place in drawn], _say), as_json)
 
 
+@bench.command("encode")
+@click.option("--model", "specs", multiple=True, required=True, help="Which encoder (repeatable).")
+@click.option("--against", metavar="MODEL", default="bundled", show_default=True, help="Who is 1 ×.")
+@collection_option
+@click.option("--chunks", type=click.IntRange(20), default=25_000, show_default=True, help="How many, at most.")
+@click.option("--precision", type=click.Choice(["auto", "full", "int8"]), default="auto", show_default=True)
+@click.option("--goal", type=click.FloatRange(0, min_open=True), help="Of the ratio.  [default: by the kind of model]")
+@json_option
+@click.pass_obj
+def encode(
+    home: Path,
+    specs: tuple[str, ...],
+    against: str,
+    name: str | None,
+    chunks: int,
+    precision: str,
+    goal: float | None,
+    as_json: bool,
+) -> None:
+    """Time encoders on a collection's chunks against sentence-transformers' default of one of them.
+
+    Without --collection the chunks are those of the bundled sample.
+
+    \b
+    Examples:
+      lookahead bench encode --model layers-3 --model bundled
+      lookahead bench encode --model static -c wiki --goal 150 --json
+    """
+    hush_at_exit()
+    from commands.ingest import sample_articles
+    from retrieval.benchmarks.encode import bench_encode, chunks_in, chunks_of_file
+
+    texts = chunks_of_file(sample_articles()) if name is None else chunks_in(existing_collection(home, name), chunks)
+    figures = bench_encode(
+        tuple(dict.fromkeys(specs)), home, texts[:chunks], against=against, precision=precision, goal=goal, say=_say
+    )
+    _print(figures, as_json)
+
+
 @bench.command("predictors")
 @click.option("--model", "kinds", multiple=True, help="Which architecture (repeatable).  [default: all]")
 @click.option("--dim", type=click.IntRange(2), default=768, show_default=True, help="Of the vectors.")

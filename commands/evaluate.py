@@ -10,6 +10,7 @@ import click
 from commands.common import SEED, collection_option, existing_collection, json_option, print_json, typed
 from commands.evaluate_decode import decode
 from commands.evaluate_next import data, next_chunk
+from commands.evaluate_sts import sts
 from store.records import LookaheadError
 
 
@@ -25,7 +26,11 @@ def evaluate() -> None:
 @click.option("--add-paragraphs", is_flag=True, help="Search a SQuAD file's own paragraphs among the collection.")
 @click.option("--limit", type=click.IntRange(1), help="Only so many questions, drawn with --seed.")
 @click.option("--fusion", type=click.Choice(["zsum", "rrf"]), default="zsum", help="How hybrid joins the lists.")
-@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the bootstrap and of --limit.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the bootstrap, --limit and --articles.")
+@click.option("--encoder", "specs", metavar="MODEL", multiple=True, help="Compare with the collection's (repeatable).")
+@click.option("--precision", type=click.Choice(["auto", "full", "int8"]), default="auto", help="Of each --encoder.")
+@click.option("--articles", type=click.IntRange(0), help="Besides those that answer, embed only so many.")
+@click.option("--keep", type=click.Path(path_type=Path, file_okay=False), help="Where an encoder's vectors are kept.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for JSON, TREC runs and a plot.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 @json_option
@@ -39,24 +44,34 @@ def search(
     limit: int | None,
     fusion: str,
     seed: int,
+    specs: tuple[str, ...],
+    precision: str,
+    articles: int | None,
+    keep: Path | None,
     out: Path | None,
     quiet: bool,
     as_json: bool,
 ) -> None:
     """Ask every question by meaning, by words and by both, and count where the right answer came.
 
+    With --encoder the collection's chunks are embedded again with another model, searched exactly as its own vectors
+    then are, and what each keeps of the collection's own figures is told.
+
     \b
     Examples:
       lookahead evaluate search --questions data/sample/questions.tsv -c sample
       lookahead evaluate search --questions ../shared/data/squad/squad-v2.0-dev-part1.json --add-paragraphs -c wiki
       lookahead evaluate search --questions ../shared/data/miracl-en/topics-train.tsv -c wiki --out out/miracl
+      lookahead evaluate search --questions data/sample/questions.tsv -c sample --encoder layers-3 --encoder static
     """
     import contextlib
     from dataclasses import replace
 
     import numpy as np
 
+    from retrieval import evaluate_encoders as comparing
     from retrieval import evaluate_search as asking
+    from retrieval.encoders_report import EncodersReport, rows_of, runs_of
     from retrieval.plots import plot_recall_curves
     from retrieval.questions import Unit, groups_of, read_questions, within
     from retrieval.reports import SearchReport
@@ -64,6 +79,8 @@ def search(
     from retrieval.search import Fusion, Searcher
     from store.generations import write_atomically
 
+    if not specs and (articles is not None or keep is not None):
+        raise LookaheadError("--articles and --keep go with --encoder MODEL; add it or leave them out")
     collection = existing_collection(home, name)
     asked = read_questions(questions, qrels)
     if out is not None:
@@ -85,17 +102,37 @@ def search(
             drawn = np.sort(np.random.default_rng(seed).choice(len(asked.questions), limit, replace=False))
             left_out = asked.left_out | {"beyond --limit": len(asked.questions) - limit}
             asked = replace(asked, questions=tuple(asked.questions[i] for i in drawn), left_out=left_out)
-        ranks, runs = asking.ask(searcher, asked, unit_of, fusion=Fusion(fusion), quiet=quiet or as_json)
+        report: SearchReport | EncodersReport
         counts = dict(searcher.generation.manifest.counts)
-    report = SearchReport.of(
-        asked,
-        ranks,
-        units=len(pages),
-        collection=collection.name,
-        counts=counts,
-        command=typed(),
-        seed=seed,
-    )
+        collected, command = collection.name, typed()
+        if specs:
+            rows = searcher.store.articles()
+            if articles is not None:
+                rows = comparing.some_articles(rows, asked, unit_of, articles, seed)
+            ids = comparing.chunks_of(rows)
+            trial = comparing.Trial(searcher, asked, unit_of, ids, Fusion(fusion), quiet or as_json)
+            own = comparing.own_answers(trial)
+            others = [
+                comparing.answers_of(trial, spec, home, keep=keep, precision=precision) for spec in dict.fromkeys(specs)
+            ]
+            counts |= {"articles": len(rows), "chunks": len(ids), "live": len(ids)}
+            ranks, runs = rows_of(own, others), runs_of(own, others)
+            report = EncodersReport.of(
+                asked,
+                own,
+                others,
+                units=len(rows),
+                left_out=len(pages) - len(rows),
+                collection=collected,
+                counts=counts,
+                command=command,
+                seed=seed,
+            )
+        else:
+            ranks, runs = asking.ask(searcher, asked, unit_of, fusion=Fusion(fusion), quiet=quiet or as_json)
+            report = SearchReport.of(
+                asked, ranks, units=len(pages), collection=collected, counts=counts, command=command, seed=seed
+            )
     if as_json:
         print_json(report.as_json())
     else:
@@ -104,10 +141,11 @@ def search(
         raw = json.dumps(report.as_json(), indent=1, ensure_ascii=False).encode()
         write_atomically(out / "report.json", raw)
         write_atomically(out / "report.md", report.markdown().encode())
-        for mode, run in runs.items():
-            write_run(out / f"{mode}.run", {key: _spaceless(found) for key, found in run.items()}, f"lookahead-{mode}")
+        for row, run in runs.items():
+            name = row.replace("/", "--").replace(" ", "-")
+            write_run(out / f"{name}.run", {key: _spaceless(found) for key, found in run.items()}, f"lookahead-{name}")
         plot_recall_curves(ranks, out / "recall.png", f"{asked.name} in {collection.name}", groups_of(asked), seed=seed)
-        click.echo(f"report.json, report.md, three TREC runs and recall.png are in {out.absolute()}", err=True)
+        click.echo(f"report.json, report.md, {len(runs)} TREC runs and recall.png are in {out.absolute()}", err=True)
 
 
 def _spaceless(found: list[tuple[str, float]]) -> list[tuple[str, float]]:
@@ -118,3 +156,4 @@ def _spaceless(found: list[tuple[str, float]]) -> list[tuple[str, float]]:
 evaluate.add_command(next_chunk)
 evaluate.add_command(data)
 evaluate.add_command(decode)
+evaluate.add_command(sts)

@@ -14,7 +14,20 @@ from commands.common import DEFAULT_COLLECTION, SAMPLE_COLLECTION, print_json
 @click.option("--collection", "-c", "name", help='Where to put them.  [default: "default"; "sample" for the sample]')
 @click.option("--format", "format_", help="mediawiki, wikiextractor, jsonl or text.  [default: found by looking]")
 @click.option("--wikipedia", metavar="LANG", help="Download the current dump of that Wikipedia (en, de, simple, …).")
-@click.option("--encoder", help='"bundled", a sentence-transformers name or folder, "gtr-t5-base", or "hashing".')
+@click.option(
+    "--encoder",
+    metavar="MODEL",
+    help='"bundled", one distilled here or that came with the program by its name, a sentence-transformers name or '
+    'folder, "gtr-t5-base", or "hashing".',
+)
+@click.option(
+    "--precision",
+    type=click.Choice(["auto", "full", "int8"]),
+    default="auto",
+    show_default=True,
+    help="int8 is the encoder's twin in eight bits, made by quantize; auto takes it where it is faster and as good.",
+)
+@click.option("--force-encoder", is_flag=True, help="Take a distilled encoder that failed its tests.")
 @click.option("--chunk-words", "words", type=int, help="Length of a chunk aimed at.  [default: 80]")
 @click.option("--overlap", type=int, help="Words of whole sentences a chunk repeats.  [default: 0]")
 @click.option(
@@ -41,6 +54,8 @@ def ingest(
     format_: str | None,
     wikipedia: str | None,
     encoder: str | None,
+    precision: str,
+    force_encoder: bool,
     words: int | None,
     overlap: int | None,
     prefix: str | None,
@@ -67,11 +82,14 @@ def ingest(
       lookahead ingest simplewiki-latest-pages-articles.xml.bz2 -c simple
       lookahead ingest --wikipedia simple -c simple
       lookahead ingest ~/notes -c notes --delete-missing
+      lookahead ingest ../shared/data/enwiki -c wiki --encoder fast
     """
     import os
 
     from index.build import Choices, IngestReport
     from index.build import ingest as run
+    from index.encoder import BUNDLED
+    from index.students import find_encoder, int8_of, refuse_failed
     from retrieval.search import collection_at
     from store.chunking import Prefix
     from store.sources import open_source
@@ -79,9 +97,14 @@ def ingest(
     collection = collection_at(home, name or (DEFAULT_COLLECTION if sources or wikipedia else SAMPLE_COLLECTION))
     if wikipedia:
         sources += (_downloaded(home, wikipedia, quiet),)
+    spec = None if encoder is None else find_encoder(encoder, home)
+    if spec is not None:
+        refuse_failed(spec, force=force_encoder)
     opened = [open_source(path, format_) for path in sources or (sample_articles(),)]
     choices = Choices(
-        encoder=encoder,
+        encoder=spec,
+        precision=precision,
+        int8=int8_of(spec or BUNDLED, home),
         words=words,
         overlap=overlap,
         prefix=Prefix(prefix) if prefix else None,

@@ -28,9 +28,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from index import dense, lexical
-from index.encoder import BUNDLED, HASHING, Encoder, fingerprint_in, open_encoder, prepare
+from index.encoder import AUTO, BUNDLED, FULL, HASHING, Encoder, fingerprint_in, lasting, open_encoder, prepare
 from index.layout import DATABASE, DENSE, ENCODER, LEXICAL, VECTORS, is_derived
 from index.progress import bar, say
+from index.twin import twin_of
 from index.vectors import SHARD_ROWS, Vectors, read_shard, shard_count, shard_name, write_shard
 from store.chunking import ChunkingRules, Prefix, embedded_text, pieces_of
 from store.cleaning import articles
@@ -55,6 +56,8 @@ class Choices:
     overlap: int | None = None
     prefix: Prefix | None = None
     language: str | None = None
+    precision: str = AUTO  # "full", "int8", or what is best here of a new collection
+    int8: Path | None = None  # where a twin of the encoder in eight bits would be, if not in its own folder
     device: str = "auto"
     workers: int = max(1, os.cpu_count() or 1)
     index_memory: int = INDEX_MEMORY
@@ -99,6 +102,7 @@ def ingest(collection: Collection, sources: Sequence[Source], choices: Choices) 
             "task": "ingest",
             "parent": parent.manifest.name if parent else None,
             "encoder": spec,
+            "precision": choices.precision,
             "chunking": rules.as_json(),
             "sources": [source.name for source in sources],
         }
@@ -115,7 +119,7 @@ def ingest(collection: Collection, sources: Sequence[Source], choices: Choices) 
                 raise LookaheadError(f"nothing to ingest: {reasons or 'the source holds no articles'}")
             return report
         with _timed(report, "encoder"):
-            encoder = _encoder_for(build, spec, choices.device, collection)
+            encoder = _encoder_for(build, spec, choices, collection)
         counted = _sources_read(parent, sources)
         report.generation = _finish(collection, build, encoder, spec, choices.index_memory, counted, report)
         collection.collect_garbage()
@@ -178,11 +182,19 @@ def _settled(parent: Generation | None, choices: Choices) -> tuple[ChunkingRules
             default.prefix if choices.prefix is None else choices.prefix,
             choices.language or default.language,
         )
-        return chosen, choices.encoder or "bundled"
+        return chosen, lasting(choices.encoder or BUNDLED)
     facts = parent.manifest.facts
     rules = ChunkingRules.from_json(facts["chunking"])
+    held_spec = str(facts["encoder"]["spec"])
+    wanted_spec = choices.encoder
+    if wanted_spec is not None and lasting(wanted_spec) == lasting(held_spec):  # the same folder, from elsewhere
+        wanted_spec = held_spec
     asked = {
-        "--encoder": (choices.encoder, facts["encoder"]["spec"]),
+        "--encoder": (wanted_spec, held_spec),
+        "--precision": (
+            None if choices.precision == AUTO else choices.precision,
+            facts["encoder"]["fingerprint"]["precision"],
+        ),
         "--chunk-words": (choices.words, rules.words),
         "--overlap": (choices.overlap, rules.overlap),
         "--prefix": (choices.prefix, rules.prefix),
@@ -194,7 +206,7 @@ def _settled(parent: Generation | None, choices: Choices) -> tuple[ChunkingRules
                 f"the collection {parent.path.parent.name} was made with {option} {held}, not {wanted}; "
                 "leave the option out or ingest into another --collection"
             )
-    return rules, str(facts["encoder"]["spec"])
+    return rules, held_spec
 
 
 def _planned_folder(collection: Collection, plan: dict[str, Any], quiet: bool) -> Path:
@@ -211,31 +223,42 @@ def _planned_folder(collection: Collection, plan: dict[str, Any], quiet: bool) -
     return folder
 
 
-def _encoder_for(build: _Build, spec: str, device: str, collection: Collection) -> Encoder:
+def _encoder_for(build: _Build, spec: str, choices: Choices, collection: Collection) -> Encoder:
     folder = build.folder / ENCODER
-    made = build.parent.path / ENCODER if build.parent is not None else _made_before(collection, spec)
+    made = build.parent.path / ENCODER if build.parent is not None else _made_before(collection, spec, choices)
     if made is not None:
         _link_folder(made, folder)
     elif not (build.folder / "encoder.done").exists():
         shutil.rmtree(folder, ignore_errors=True)
         if spec != HASHING:
             say("preparing the encoder: converted once a collection, some 15 seconds", quiet=build.quiet)
-        encoder = prepare(spec, folder, device=device, note=lambda sentence: say(sentence, quiet=build.quiet))
+        encoder = prepare(
+            spec,
+            folder,
+            device=choices.device,
+            precision=choices.precision,
+            int8=choices.int8,
+            note=lambda sentence: say(sentence, quiet=build.quiet),
+        )
         (build.folder / "encoder.done").touch()
         return encoder
-    return open_encoder(folder, bulk=True, device=device)
+    return open_encoder(folder, bulk=True, device=choices.device)
 
 
-def _made_before(collection: Collection, spec: str) -> Path | None:
-    """Another collection's encoder folder of the bundled model, which is the same for all."""
-    if spec != BUNDLED:
+def _made_before(collection: Collection, spec: str, choices: Choices) -> Path | None:
+    """Another collection's encoder folder of the bundled model in full precision, which is the same for all; where
+    there is a twin in eight bits to choose, it is chosen anew."""
+    if spec != BUNDLED or not (
+        choices.precision == FULL or (choices.precision == AUTO and twin_of(spec, choices.int8) is None)
+    ):
         return None
     for path in sorted(collection.path.parent.iterdir()):
         other = Collection(path)
         if path.is_dir() and not path.name.startswith(".") and path != collection.path and other.exists():
             with contextlib.suppress(LookaheadError, DamageWarning):
                 generation = other.current()
-                if generation.manifest.facts["encoder"]["spec"] == spec:
+                held = generation.manifest.facts["encoder"]
+                if held["spec"] == spec and held["fingerprint"]["precision"] == FULL:
                     return generation.path / ENCODER
     return None
 

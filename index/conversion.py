@@ -6,6 +6,7 @@ The only file of this room that imports torch and sentence_transformers, and it 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import importlib.util
 import logging
@@ -19,11 +20,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from index.encoder import BUNDLED, Fingerprint, read_recipe, write_recipe
+from index.encoder import (
+    AUTO,
+    BUNDLED,
+    INT8,
+    POOLED,
+    STATIC,
+    Fingerprint,
+    folder_of,
+    lasting,
+    read_recipe,
+    write_recipe,
+)
 from index.fast import MODEL, SAME_SPACE, TOKENIZER, FastEncoder, _smallest_cosine, probe
+from index.static import StaticEncoder, keeps_the_end, longest_read, remove_static, write_static
+from index.twin import place_twin, read_twin
 from store.records import LookaheadError
 
-POOLED = "pooled:"
 # vec2text's gtr-base corrector lives in the mean-pooled space without Dense and Normalize
 _SHORT_NAMES = {"gtr-t5-base": POOLED + "sentence-transformers/gtr-t5-base"}
 
@@ -58,6 +71,12 @@ class TorchEncoder:
     def dim(self) -> int:
         return self.fingerprint.dim
 
+    @property
+    def layers(self) -> int:
+        """How many layers its transformer has; 0 where there is none."""
+        inner = getattr(self._model[0], "auto_model", None)
+        return int(getattr(getattr(inner, "config", None), "num_hidden_layers", 0))
+
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         return self._encode(texts, self.fingerprint.document_prefix)
 
@@ -71,11 +90,25 @@ class TorchEncoder:
         return np.asarray(vectors, dtype=np.float32)
 
 
-def convert_apart(spec: str, folder: Path, *, device: str, note: Callable[[str], object]) -> None:
+def convert_apart(
+    spec: str,
+    folder: Path,
+    *,
+    device: str,
+    precision: str = AUTO,
+    int8: Path | None = None,
+    note: Callable[[str], object],
+) -> None:
     """`convert` in a process of its own, so that torch's half gigabyte is gone when it is done."""
+    work = functools.partial(convert, spec, folder, device=device, precision=precision, int8=int8)
+    apart(f"converting the encoder {spec!r}", work, note)
+
+
+def apart(doing: str, work: Callable[..., object], note: Callable[[str], object]) -> None:
+    """`work(note=…)` in a process of its own, which must be able to unpickle it; its notes are heard here."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
-    child = context.Process(target=_converted, args=(spec, folder, device, theirs), daemon=True)
+    child = context.Process(target=_worked, args=(work, theirs), daemon=True)
     child.start()
     theirs.close()
     kind, sentence = "lost", ""
@@ -91,33 +124,51 @@ def convert_apart(spec: str, folder: Path, *, device: str, note: Callable[[str],
     if kind == "error":
         raise LookaheadError(sentence)
     if kind == "lost":
-        raise LookaheadError(f"converting the encoder {spec!r} ended with exit code {child.exitcode}; is memory short?")
+        raise LookaheadError(f"{doing} ended with exit code {child.exitcode}; is memory short?")
 
 
-def _converted(spec: str, folder: Path, device: str, pipe: Any) -> None:
+def _worked(work: Callable[..., object], pipe: Any) -> None:
     try:
-        convert(spec, folder, device=device, note=lambda sentence: pipe.send(("note", sentence)))
+        work(note=lambda sentence: pipe.send(("note", sentence)))
     except LookaheadError as error:
         pipe.send(("error", str(error)))
     else:
         pipe.send(("done", ""))
 
 
-def convert(spec: str, folder: Path, *, device: str, note: Callable[[str], object]) -> None:
-    """Writes the encoder folder of a model: the fast path where the converted model agrees with the original."""
+def convert(
+    spec: str,
+    folder: Path,
+    *,
+    device: str,
+    precision: str = AUTO,
+    int8: Path | None = None,
+    note: Callable[[str], object],
+) -> None:
+    """Writes the encoder folder of a model: the fast path where the converted model agrees with the original, and the
+    twin in eight bits that `int8` names where it is wanted, or better in all that counts."""
     model = load(spec, device)
     fingerprint = _fingerprint(spec, model)
+    twin = read_twin(int8) if int8 is not None else None
+    if twin is not None and precision == INT8:
+        if other := twin.unlike(fingerprint):
+            raise LookaheadError(f"{twin.folder} {other}; run: lookahead quantize {spec} --int8")
+        place_twin(twin, spec, folder)
+        note(f"encoder {twin.fingerprint}: OpenVINO int8, as asked")
+        return
     reference = TorchEncoder(model, fingerprint)
+    if _is_static(model) and _convert_static(spec, reference, model, folder, note):
+        return
     try:
         inputs = _export(model, folder)
     except Exception as error:  # whatever the converter trips over, torch can still run the model
         _remove_export(folder)
         note(f"{fingerprint.model} cannot be converted for OpenVINO ({type(error).__name__}); using torch")
-        write_recipe(folder, {"kind": "torch", "spec": _lasting(spec), "fingerprint": fingerprint.as_json()})
+        write_recipe(folder, {"kind": "torch", "spec": lasting(spec), "fingerprint": fingerprint.as_json()})
         return
     recipe = {
         "kind": "openvino",
-        "spec": _lasting(spec),
+        "spec": lasting(spec),
         "inputs": inputs,
         "precision": "f32",
         "fingerprint": fingerprint.as_json(),
@@ -128,12 +179,26 @@ def convert(spec: str, folder: Path, *, device: str, note: Callable[[str], objec
     if agreement < SAME_SPACE:
         _remove_export(folder)
         note(f"{fingerprint.model} converted for OpenVINO differs (cosine {agreement:.4f}); using torch")
-        write_recipe(folder, {"kind": "torch", "spec": _lasting(spec), "fingerprint": fingerprint.as_json()})
+        write_recipe(folder, {"kind": "torch", "spec": lasting(spec), "fingerprint": fingerprint.as_json()})
         return
-    precision, tried = probe(folder, _PROBE)
-    write_recipe(folder, {**recipe, "precision": precision})
+    if twin is not None and (unfit := twin.unlike(fingerprint) or twin.unproven()):
+        note(f"the twin in eight bits is left alone: {twin.folder} {unfit}")
+        twin = None
+    chosen, tried = probe(folder, _PROBE) if twin is None else probe(folder, _PROBE, int8=twin.folder)
+    if twin is not None and chosen == INT8:
+        _remove_export(folder)
+        place_twin(twin, spec, folder)
+        fingerprint = twin.fingerprint
+    else:
+        write_recipe(folder, {**recipe, "precision": chosen})
     shown = ", ".join(f"{name} {rate:.0f}/s (cosine {cosine:.5f})" for name, (rate, cosine) in tried.items())
-    note(f"encoder {fingerprint}: OpenVINO {precision} chosen of {shown}")
+    note(f"encoder {fingerprint}: OpenVINO {chosen} chosen of {shown}")
+
+
+def reference_of(spec: str) -> TorchEncoder:
+    """A model as sentence-transformers runs it here by default: torch, single precision, batches of 32."""
+    model = load(spec, "cpu")
+    return TorchEncoder(model, _fingerprint(spec, model))
 
 
 def load(spec: str, device: str, *, here: bool = False) -> Any:
@@ -141,7 +206,7 @@ def load(spec: str, device: str, *, here: bool = False) -> Any:
     be `here` already."""
     spec = _SHORT_NAMES.get(spec, spec)
     name, pooled = spec.removeprefix(POOLED), spec.startswith(POOLED)
-    folder = bundled_folder() if name == BUNDLED else _folder(name)
+    folder = bundled_folder() if name == BUNDLED else folder_of(name)
     local, source = here or folder is not None, str(folder or name)
     with _quiet():
         import torch
@@ -199,16 +264,42 @@ def _fingerprint(spec: str, model: Any) -> Fingerprint:
     mode = getattr(pooling, "pooling_mode", None) or "none"
     name = _SHORT_NAMES.get(spec, spec).removeprefix(POOLED)
     return Fingerprint(
-        model="all-MiniLM-L6-v2" if name == BUNDLED else folder.name if (folder := _folder(name)) else name,
+        model="all-MiniLM-L6-v2" if name == BUNDLED else folder.name if (folder := folder_of(name)) else name,
         revision=_revision(model),
         dim=int(model.get_embedding_dimension()),
-        pooling=mode if isinstance(mode, str) else "+".join(mode),
+        pooling="static-mean" if _is_static(model) else mode if isinstance(mode, str) else "+".join(mode),
         dense="Dense" in kinds,
         normalised="Normalize" in kinds,
         document_prefix=_prompt(model, ("document", "passage")),
         query_prefix=_prompt(model, ("query",)),
-        max_tokens=int(model.max_seq_length or 512),
+        max_tokens=longest_read(model[0].tokenizer) if _is_static(model) else int(model.max_seq_length or 512),
     )
+
+
+def _is_static(model: Any) -> bool:
+    return type(model[0]).__name__ == "StaticEmbedding"
+
+
+def _convert_static(
+    spec: str, reference: TorchEncoder, model: Any, folder: Path, note: Callable[[str], object]
+) -> bool:
+    """Whether the encoder folder could be written: a table in eight bits where that is the same space."""
+    kinds = [type(module).__name__ for module in model]
+    if kinds not in (["StaticEmbedding"], ["StaticEmbedding", "Normalize"]) or keeps_the_end(model[0].tokenizer):
+        return False
+    fingerprint = reference.fingerprint
+    write_recipe(folder, {"kind": STATIC, "spec": lasting(spec), "fingerprint": fingerprint.as_json()})
+    table = model[0].embedding.weight.detach().cpu().float().numpy()
+    theirs = reference.encode(_PROBE)
+    for eight_bits in (True, False):
+        write_static(folder, table, model[0].tokenizer, eight_bits=eight_bits)
+        encoder = StaticEncoder.open(folder)
+        agreement = _smallest_cosine(encoder.encode(_PROBE), theirs)
+        if agreement >= SAME_SPACE:
+            note(f"encoder {fingerprint}: a static table in {encoder.precision} (cosine {agreement:.5f})")
+            return True
+    remove_static(folder)
+    return False
 
 
 def _prompt(model: Any, roles: Sequence[str]) -> str:
@@ -264,22 +355,6 @@ def _export(model: Any, folder: Path) -> list[str]:
 def _remove_export(folder: Path) -> None:
     for name in (MODEL, Path(MODEL).with_suffix(".bin").name, TOKENIZER):
         (folder / name).unlink(missing_ok=True)
-
-
-def _lasting(spec: str) -> str:
-    """A relative folder would mean another place tomorrow."""
-    name = spec.removeprefix(POOLED)
-    folder = _folder(name) if name != BUNDLED else None
-    return spec if folder is None else spec.removesuffix(name) + str(folder)
-
-
-def _folder(name: str) -> Path | None:
-    """The folder a name means, whole, or None where it means none."""
-    try:
-        path = Path(name).expanduser().resolve()
-        return path if path.exists() else None
-    except (OSError, RuntimeError):  # too long for a name; a home that nobody has
-        return None
 
 
 @contextlib.contextmanager

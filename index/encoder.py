@@ -20,8 +20,14 @@ from store.records import LookaheadError
 
 BUNDLED = "bundled"
 HASHING = "hashing"
+STATIC = "static"
+POOLED = "pooled:"
+INT8 = "int8"  # the precision, and the folder of a twin in eight bits inside the model's own
+AUTO, FULL = "auto", "full"
+PRECISIONS = (AUTO, FULL, INT8)
 RECIPE = "encoder.json"
-_NEEDED = {"openvino": ("spec", "inputs", "precision"), "torch": ("spec",)}  # beside kind and fingerprint
+# what a recipe of each kind says beside kind and fingerprint
+_NEEDED = {"openvino": ("spec", "inputs", "precision"), "torch": ("spec",), STATIC: ("spec",)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,24 +89,50 @@ class Encoder(Protocol):
 
 
 def prepare(
-    spec: str, folder: Path, *, device: str = "auto", note: Callable[[str], object] = lambda _: None
+    spec: str,
+    folder: Path,
+    *,
+    device: str = "auto",
+    precision: str = AUTO,
+    int8: Path | None = None,
+    note: Callable[[str], object] = lambda _: None,
 ) -> Encoder:
     """Makes `folder` hold all that queries will need of the model `spec` names, and opens it for bulk encoding.
 
     `spec` is "bundled", "hashing", a sentence-transformers model by name or folder, or "pooled:" and one of those for
-    its mean-pooled vectors alone ("gtr-t5-base" is short for that of the model vec2text inverts). `note` hears in a
-    sentence what was chosen and why.
+    its mean-pooled vectors alone ("gtr-t5-base" is short for that of the model vec2text inverts). `int8` is where a
+    twin in eight bits would be, if not within the model's own folder; `precision` "auto" takes a twin where it is
+    faster here and as good, "int8" in any case. `note` hears in a sentence what was chosen and why.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if spec == HASHING:
         from index.hashing import HashingEncoder
 
+        if precision == INT8:
+            raise LookaheadError("the hashing encoder has no weights to keep in eight bits; leave out --precision int8")
         hashing = HashingEncoder()
         write_recipe(folder, {"kind": HASHING, "fingerprint": hashing.fingerprint.as_json()})
         return hashing
+    from index.twin import only_twin, place_twin, read_twin, twin_of
+
+    alone = only_twin(spec)
+    if alone is not None:
+        if precision == FULL:
+            raise LookaheadError(f"{spec} holds nothing but its twin in eight bits; leave out --precision full")
+        twin = read_twin(alone)
+        place_twin(twin, spec, folder)
+        encoder = open_encoder(folder, bulk=True, device=device)
+        encoder.encode(["a text"])  # that it runs is seen before anything is built on it
+        note(f"encoder {encoder.fingerprint}: OpenVINO int8, all there is of it")
+        return encoder
+    there = twin_of(spec, int8)
+    if precision == INT8 and there is None:
+        raise LookaheadError(f"{spec} has no twin in eight bits yet; run: lookahead quantize {spec} --int8")
+    if precision == FULL or (precision == AUTO and (device not in (AUTO, "cpu") or (device == AUTO and _gpu()))):
+        there = None  # a GPU runs the model itself
     from index.conversion import convert_apart
 
-    convert_apart(spec, folder, device=device, note=note)
+    convert_apart(spec, folder, device=device, precision=precision, int8=there, note=note)
     return open_encoder(folder, bulk=True, device=device)
 
 
@@ -110,13 +142,19 @@ def open_encoder(folder: Path, *, bulk: bool = False, device: str = "auto") -> E
     `device` "auto" takes a GPU for bulk work where there is one, and never for a query.
     """
     recipe = read_recipe(folder)
+    if recipe.get("precision") == INT8:  # elsewhere the model itself would run, whose vectors are others
+        device = "cpu"
     if device == "auto":
-        device = "cuda" if bulk and recipe["kind"] != HASHING and _gpu() else "cpu"
+        device = "cuda" if bulk and recipe["kind"] not in (HASHING, STATIC) and _gpu() else "cpu"
     match recipe["kind"]:
         case "hashing":
             from index.hashing import HashingEncoder
 
             return HashingEncoder()
+        case "static":
+            from index.static import StaticEncoder
+
+            return StaticEncoder.open(folder)
         case "openvino" if device == "cpu":
             from index.fast import FastEncoder
 
@@ -138,6 +176,22 @@ def refuse_other_space(wanted: Fingerprint, found: Fingerprint, *, what: str) ->
     """Raises, naming both, when vectors of the two cannot be compared."""
     if wanted != found:
         raise LookaheadError(f"{what} is for {wanted}, but this is {found}; vectors of the two cannot be compared")
+
+
+def lasting(spec: str) -> str:
+    """The spec with a relative folder written out: it would mean another place tomorrow."""
+    name = spec.removeprefix(POOLED)
+    folder = folder_of(name) if name not in (BUNDLED, HASHING) else None
+    return spec if folder is None else spec.removesuffix(name) + str(folder)
+
+
+def folder_of(name: str) -> Path | None:
+    """The folder a name means, whole, or None where it means none."""
+    try:
+        path = Path(name).expanduser().resolve()
+        return path if path.exists() else None
+    except (OSError, RuntimeError):  # too long for a name; a home that nobody has
+        return None
 
 
 def _gpu() -> bool:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from retrieval.metrics import Floats, Ranks, Resampled, bootstrap_interval, recall_at
+from retrieval.reports import Estimate
 from store.generations import write_atomically
 
 if TYPE_CHECKING:
@@ -143,6 +144,28 @@ def plot_inverter(stages: Sequence[Sequence[Mapping[str, float]]], path: Path, t
     _save(figure, axes.legend(lines, labels, loc="lower right"), path)
 
 
+def plot_distillation(history: Sequence[Mapping[str, float]], path: Path, title: str) -> None:
+    """Draws a distillation's validations by step: cosine to the teacher, fit and STS, as far as they were watched, and
+    the loss on an axis of its own, to a PNG file. What is below 0 is left out."""
+    figure, axes = _empty(title)
+    steps = [line["step"] for line in history]
+    lines, labels = [], []
+    named = zip(("cosine", "fit", "STS"), _COLORS, _DASHES, strict=False)
+    for name, color, dashes in ((name, color, dashes) for name, color, dashes in named if name in history[0]):
+        lines += axes.plot(steps, [line[name] for line in history], color=color, linestyle=dashes, marker=".")
+        labels.append(f"{name}  ({max(line[name] for line in history):.3f} at best)")
+    lowest = min(line[name] for line in history for name in ("cosine", "fit", "STS") if name in line)
+    axes.set_ylim(min(0.9, max(0.0, math.floor(10 * lowest) / 10)), 1.01)
+    axes.set_xlabel("step")
+    axes.set_ylabel("on validation articles (STS: dev pairs)")
+    beside = axes.twinx()
+    beside.spines["top"].set_visible(False)
+    lines += beside.plot(steps, [line["loss"] for line in history], color="#777777", linewidth=1.2)
+    labels.append("loss on training texts (right axis)")
+    beside.set_ylabel("loss")
+    _save(figure, axes.legend(lines, labels, loc="lower right"), path)
+
+
 def _intervals(groups: Sequence[Hashable] | None, seed: int) -> Callable[[Floats], tuple[float, float]]:
     """From one value a question to its interval; groups are drawn once for all values that come."""
     if groups is None:
@@ -215,3 +238,29 @@ def plot_leaderboard(
     axes.set_xlabel(f"ms for a single query, median ({runtime})")
     axes.set_ylabel("R@5")
     _save(figure, axes.legend([line], [f"{name}  (R@5 {level:.3f})"], loc="best"), path)
+
+
+def plot_quality_speed(
+    points: Mapping[str, tuple[float, Estimate]], path: Path, title: str, *, speed: str, quality: str
+) -> None:
+    """Draws a measure of quality with its interval against speed on a logarithmic axis, to a PNG file: up and to the
+    right is better. `points` are name → (speed, quality); `speed` and `quality` say what the axes are."""
+    figure, axes = _empty(title)
+    lines, labels = [], []
+    styles = dict(zip(points, cycle(zip(_COLORS, "osD^vP", strict=True)), strict=False))  # by the order given
+    for name, (rate, level) in sorted(points.items(), key=lambda point: -point[1][1].mean):
+        color, marker = styles[name]
+        ends = [[max(0.0, level.mean - level.low)], [max(0.0, level.high - level.mean)]]
+        bars = None if any(math.isnan(end) for (end,) in ends) else ends
+        lines.append(axes.errorbar([rate], [level.mean], yerr=bars, fmt=marker, color=color, markersize=8, capsize=4))
+        labels.append(f"{name}  ({level.mean:.3f} at {rate:,.0f})")
+    rates = [rate for rate, _ in points.values()]
+    left, right = min(rates) / 2, max(rates) * 2
+    axes.set_xscale("log")
+    axes.set_xlim(left, right)
+    ticks = [base * 10.0**power for power in range(-2, 8) for base in (1, 2, 5) if left <= base * 10.0**power <= right]
+    axes.set_xticks(ticks, [f"{tick:,g}" for tick in ticks])
+    axes.minorticks_off()
+    axes.set_xlabel(speed)
+    axes.set_ylabel(quality)
+    _save(figure, axes.legend(lines, labels, loc="best", title="bars: 95 % interval"), path)

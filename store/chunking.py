@@ -91,6 +91,12 @@ def embedded_text(title: str, section: str, text: str, prefix: Prefix) -> str:
     return ". ".join([*(part for part in before if part), text])
 
 
+def sentences_of(text: str, language: str) -> list[str]:
+    """The sentences of a text, white space around them removed."""
+    found = (sentence.strip() for line in text.split("\n") for sentence in sentencex.segment(language, line))
+    return [sentence for sentence in found if sentence]
+
+
 def length_of(text: str) -> int:
     """Words, or half the characters where a script writes no spaces (Chinese, Japanese, Thai)."""
     words = len(text.split())

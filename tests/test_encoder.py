@@ -23,14 +23,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from index import conversion
-from index.conversion import POOLED, TorchEncoder, convert
+from index.conversion import TorchEncoder, convert
 from index.encoder import (
     BUNDLED,
     HASHING,
+    POOLED,
     RECIPE,
     Encoder,
     Fingerprint,
     fingerprint_in,
+    lasting,
     open_encoder,
     prepare,
     read_recipe,
@@ -532,13 +534,13 @@ def test_a_relative_folder_is_written_down_whole(
     path = workshop.model("pooled-cls", "bert", "cls")
     monkeypatch.chdir(path)
     for spec in (".", f"../{path.name}", f"../{path.name}/"):
-        assert conversion._lasting(spec) == str(path)
-        assert conversion._lasting(POOLED + spec) == POOLED + str(path)
+        assert lasting(spec) == str(path)
+        assert lasting(POOLED + spec) == POOLED + str(path)
         assert conversion._fingerprint(spec, conversion.load(spec, "cpu")).model == path.name
     monkeypatch.setenv("HOME", str(path.parent))
     assert conversion._fingerprint(f"~/{path.name}", conversion.load(f"~/{path.name}", "cpu")).model == path.name
-    assert conversion._lasting("owner/name") == "owner/name"
-    assert conversion._lasting(BUNDLED) == BUNDLED
+    assert lasting("owner/name") == "owner/name"
+    assert lasting(BUNDLED) == BUNDLED
 
 
 def test_equal_weights_have_equal_revisions_and_others_another(workshop: Workshop) -> None:

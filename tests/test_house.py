@@ -37,7 +37,7 @@ HOMES = {
     "defusedxml": ("store/sources/mediawiki.py",),
     "sentencex": ("store/chunking.py",),
     "openvino": ("index/graphs.py",),
-    "tokenizers": ("index/fast.py", "retrieval/inverter.py", "retrieval/spans.py", "retrieval/words.py"),
+    "tokenizers": ("index/fast.py", "index/static.py", "retrieval/inverter.py", "retrieval/spans.py", "retrieval/words.py"),
     "torch": (
         "index/conversion.py",
         "retrieval/decode.py",
@@ -62,6 +62,7 @@ HOMES = {
     "sentence_transformers": ("index/conversion.py",),
     "transformers": ("index/conversion.py", "retrieval/decode.py"),
     "vec2text": ("retrieval/decode.py",),
+    "mteb": ("retrieval/sts_hub.py",),
     "sacrebleu": ("retrieval/text_metrics.py",),
     "matplotlib": ("retrieval/plots.py",),
     "tqdm": ("index/progress.py",),

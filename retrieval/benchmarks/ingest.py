@@ -17,7 +17,7 @@ from index.conversion import TorchEncoder
 from index.dense import normalised
 from index.encoder import Encoder, open_encoder
 from index.layout import DATABASE, ENCODER
-from retrieval.benchmarks.measured import Figure, at_least, at_most, median, run, told
+from retrieval.benchmarks.measured import Figure, at_least, at_most, in_turn, median, run, told
 from store.chunking import ChunkingRules, embedded_text
 from store.database import Store
 from store.generations import Collection
@@ -64,16 +64,12 @@ def against_reference(folder: Path, encoder: Encoder, texts: list[str]) -> tuple
     drawn = np.random.default_rng(0).choice(len(texts), min(_SAMPLE, len(texts)), replace=False)
     sample = [texts[place] for place in drawn]
     reference = TorchEncoder.open(folder, device="cpu")
-    ratios, cosine = [], 1.0
     reference.encode(sample[:32])
-    for _ in range(_ROUNDS):
-        started = time.perf_counter()
-        ours = encoder.encode(sample)
-        between = time.perf_counter()
-        theirs = reference.encode(sample)
-        ratios.append((time.perf_counter() - between) / (between - started))
-        cosine = min(cosine, float((normalised(ours) * normalised(theirs)).sum(axis=1).min()))
-    return median(ratios), cosine
+    (spent, ours), (taken, theirs) = in_turn(
+        [lambda _: encoder.encode(sample), lambda _: reference.encode(sample)], _ROUNDS
+    )
+    ratio = median([other / own for own, other in zip(spent, taken, strict=True)])
+    return ratio, float((normalised(ours) * normalised(theirs)).sum(axis=1).min())
 
 
 def _encoding_alone(encoder: Encoder, texts: list[str]) -> float:

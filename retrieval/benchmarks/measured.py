@@ -7,10 +7,12 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,20 @@ def run(arguments: Sequence[str]) -> Run:
         raise subprocess.CalledProcessError(child.returncode, command)
     scale = 1 if sys.platform == "darwin" else 1024  # kilobytes everywhere else
     return Run(seconds, usage.ru_maxrss * scale / 1e6, output)
+
+
+def in_turn(calls: Sequence[Callable[[int], T]], rounds: int) -> list[tuple[list[float], T]]:
+    """(seconds in each round, what came of the last) of each call, made in turn so that a machine that is now and then
+    busy slows them all; a call is told the round it is made in."""
+    spent: list[list[float]] = [[] for _ in calls]
+    last: list[T] = []
+    for number in range(rounds):
+        last = []
+        for call, seconds in zip(calls, spent, strict=True):
+            started = time.perf_counter()
+            last.append(call(number))
+            seconds.append(time.perf_counter() - started)
+    return list(zip(spent, last, strict=True))
 
 
 def percentile(values: Sequence[float], share: float) -> float:
