@@ -148,7 +148,7 @@ def convert(
     """Writes the encoder folder of a model: the fast path where the converted model agrees with the original, and the
     twin in eight bits that `int8` names where it is wanted, or better in all that counts."""
     model = load(spec, device)
-    fingerprint = _fingerprint(spec, model)
+    fingerprint = fingerprint_of(spec, model)
     twin = read_twin(int8) if int8 is not None else None
     if twin is not None and precision == INT8:
         if other := twin.unlike(fingerprint):
@@ -198,7 +198,7 @@ def convert(
 def reference_of(spec: str) -> TorchEncoder:
     """A model as sentence-transformers runs it here by default: torch, single precision, batches of 32."""
     model = load(spec, "cpu")
-    return TorchEncoder(model, _fingerprint(spec, model))
+    return TorchEncoder(model, fingerprint_of(spec, model))
 
 
 def load(spec: str, device: str, *, here: bool = False) -> Any:
@@ -258,7 +258,8 @@ def bundled_folder() -> Path:
     return Path(found.origin).parent / "model"
 
 
-def _fingerprint(spec: str, model: Any) -> Fingerprint:
+def fingerprint_of(spec: str, model: Any) -> Fingerprint:
+    """Of the space of a SentenceTransformer that `spec` names."""
     kinds = [type(module).__name__ for module in model]
     pooling = next((module for module in model if type(module).__name__ == "Pooling"), None)
     mode = getattr(pooling, "pooling_mode", None) or "none"

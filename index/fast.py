@@ -162,7 +162,8 @@ def probe(
 
 def fastest(tried: Mapping[str, tuple[float, float]]) -> str:
     """The name with the highest rate among those that keep near enough to float32."""
-    able = {name: rate for name, (rate, cosine) in tried.items() if cosine >= (KEEPS if name == INT8 else SAME_SPACE)}
+    least = {"f32": -1.0, INT8: KEEPS}  # float32 is always there to fall back on
+    able = {name: rate for name, (rate, cosine) in tried.items() if cosine >= least.get(name, SAME_SPACE)}
     return max(able, key=lambda name: able[name])
 
 

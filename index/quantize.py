@@ -177,9 +177,7 @@ def _convertible(spec: str, whole: Path) -> dict[str, Any]:
     if recipe["kind"] == STATIC:
         raise LookaheadError(f"{spec} is a static model, whose table is kept in eight bits as it is; just use it")
     if recipe["kind"] != "openvino":
-        raise LookaheadError(
-            f"{spec} cannot be converted for OpenVINO, where eight bits would run; it stays on torch"
-        )
+        raise LookaheadError(f"{spec} cannot be converted for OpenVINO, where eight bits would run; it stays on torch")
     return recipe
 
 

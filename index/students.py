@@ -125,7 +125,11 @@ def find_encoder(spec: str, home: Path) -> str:
 def int8_of(spec: str, home: Path) -> Path:
     """Where the eight-bit twin of a model is, or would be, kept."""
     folder = Path(find_encoder(spec, home))
-    return (folder if folder.is_dir() else encoders_folder(home) / spec.replace("/", "--")) / INT8
+    if spec != BUNDLED and folder.is_dir():
+        return folder / INT8
+    # a hub's name without an owner would make a folder that `find_encoder` takes for the model
+    name = spec if spec == BUNDLED or "/" in spec else f"hub--{spec}"
+    return encoders_folder(home) / name.replace("/", "--") / INT8
 
 
 @contextlib.contextmanager

@@ -1,7 +1,7 @@
-"""Asks the C library to keep the memory it was given back: a training takes and returns the same large blocks at every
-step, and getting each page of them anew from the system took half of its time.
+"""Asks the C library to keep the memory that it was given back.
 
-It knows glibc only; elsewhere, or where the user has set such things, nothing is changed.
+A training takes and returns the same large blocks at every step, and getting each page of them anew from the system
+took half of its time. It knows glibc only; elsewhere, or where the user has set such things, nothing is changed.
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""What a student is trained to make small, as small classes on one scale: 0 where it is its teacher, 1 where it knows
-nothing.
+"""Losses of a distillation, as small classes on one scale: 0 for the teacher itself, 1 where nothing is known.
 
 They take unit vectors of a batch (B, D), the student's and the teacher's; they do not know who made them.
 """

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import hashlib
 import itertools
 import math
 import os
@@ -23,9 +24,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from index.conversion import _fingerprint, load
+from index.conversion import fingerprint_of, load
 from index.dense import normalised
 from index.encoder import FULL, HASHING, RECIPE, Encoder, Fingerprint, fingerprint_in, open_encoder, prepare
+from index.progress import bar
 from index.static import UNLIMITED
 from index.students import Status, Student, failure_of, opened
 from retrieval.distill_losses import Alignment, Weighted
@@ -222,7 +224,7 @@ def distill(
     collection = searcher.generation.path.parent.name
     plan = Plan.parse(recipe.student)
     original = teacher_model(teacher, plan)
-    guide = teacher_of(searcher, teacher, _fingerprint(teacher, original), kept, note)
+    guide = teacher_of(searcher, teacher, fingerprint_of(teacher, original), kept, note)
     articles = taught(searcher, Split.TRAIN, without)
     mix = Mix() if recipe.texts is None else Mix().scaled(recipe.texts)
     school = lessons(searcher, articles, guide, mix, kept, seed=recipe.seed, quiet=quiet)
@@ -236,11 +238,11 @@ def distill(
     longest = min(max(recipe.lengths, default=0) or guide.fingerprint.max_tokens, guide.fingerprint.max_tokens)
     backend, ends = _tokenizer(original, None if not plan.layers else longest)
     special = bool(plan.layers)
-    rows = _rows(backend, school.as_read(guide.fingerprint), special)
+    rows = _rows(backend, school.as_read(guide.fingerprint), special, quiet=quiet)
     counts = np.bincount(np.concatenate(rows), minlength=backend.get_vocab_size())
     model = make_student(plan, original, longest=longest, counts=counts, seed=recipe.seed)
     pupil = Pupil(model).to(device)
-    attention = _attend_plainly(model)
+    attention = _attend_plainly(model) if device == "cpu" else None
     benchmark = stsbenchmark(sts, "dev") if sts is not None else None
     before = guide.fingerprint.document_prefix
     pairs = [before + text for text in (*benchmark.first, *benchmark.second)] if benchmark is not None else []
@@ -263,7 +265,7 @@ def distill(
         "generation": seal_of(searcher.generation.path / MANIFEST).sha256,
         "teacher": guide.fingerprint.key,
         "recipe": recipe.as_json(),
-        "texts": len(rows),
+        "texts": hashlib.sha256("\0".join(school.texts).encode()).hexdigest(),
         "parameters": parameters,
     }
     schedule = Schedule(
@@ -392,12 +394,14 @@ def _tokenizer(model: Any, longest: int | None) -> tuple[Any, int]:
     return backend, len(frame_of(model.tokenizer)[1])
 
 
-def _rows(backend: Any, texts: Sequence[str], special: bool) -> list[Row]:
+def _rows(backend: Any, texts: Sequence[str], special: bool, *, quiet: bool = True) -> list[Row]:
     """Token ids; of a text without any, the first token of all, so that a mean exists."""
-    found = []
-    for start in range(0, len(texts), 4_096):
-        some = backend.encode_batch_fast(list(texts[start : start + 4_096]), add_special_tokens=special)
-        found += [np.array(one.ids or [0], np.int32) for one in some]
+    found: list[Row] = []
+    with bar("reading texts", len(texts), "texts", quiet=quiet) as shown:
+        for start in range(0, len(texts), 4_096):
+            some = backend.encode_batch_fast(list(texts[start : start + 4_096]), add_special_tokens=special)
+            found += [np.array(one.ids or [0], np.int32) for one in some]
+            shown.update(len(some))
     return found
 
 

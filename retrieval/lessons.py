@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from index.dense import normalised
 from index.encoder import Encoder, Fingerprint
+from index.progress import bar
 from retrieval.questions import QuestionSet, Unit
 from retrieval.search import Searcher
 from retrieval.spans import kept_rows
@@ -114,10 +115,20 @@ def lessons(
     own = searcher.encoder.fingerprint == teacher.fingerprint
     chunk_ids = _some(ids, mix.chunks, rng)
     made: list[tuple[Kind, str]] = []
-    made += ((Kind.PASSAGE, text) for text in _passages(searcher, articles, mix.passages, rng))
-    made += ((Kind.SENTENCE, text) for text in _sentences(searcher, _some(ids, mix.sentences, rng), rules, rng))
-    made += ((Kind.QUERY, text) for text in _queries(searcher, articles, mix.queries, rng))
-    chunks = _chunk_texts(searcher, chunk_ids, rules)
+    with bar("drawing texts", sum(asdict(mix).values()), "texts", quiet=quiet) as shown:
+
+        def drawn(kind: Kind, texts: list[str]) -> None:
+            made.extend((kind, text) for text in texts)
+            shown.update(len(texts))
+
+        drawn(Kind.PASSAGE, _passages(searcher, articles, mix.passages, rng))
+        for some_ids in _blocks(_some(ids, mix.sentences, rng)):
+            drawn(Kind.SENTENCE, _sentences(searcher, some_ids, rules, rng))
+        drawn(Kind.QUERY, _queries(searcher, articles, mix.queries, rng))
+        chunks: list[str] = []
+        for some_ids in _blocks(chunk_ids):
+            chunks += _chunk_texts(searcher, some_ids, rules)
+            shown.update(len(some_ids))
     if not own:
         made = [*((Kind.CHUNK, text) for text in chunks), *made]
     texts = [text for _, text in made]
@@ -150,23 +161,26 @@ def _some(ids: Ints, most: int, rng: np.random.Generator) -> Ints:
     return np.sort(rng.permutation(ids)[:most]).astype(np.int64)
 
 
+def _blocks(ids: Ints) -> Iterator[Ints]:
+    """What is read from the database at once."""
+    return (ids[start : start + _READ] for start in range(0, len(ids), _READ))
+
+
 def _chunk_texts(searcher: Searcher, ids: Ints, rules: ChunkingRules) -> list[str]:
     """What the teacher read for those chunks, its prefix included."""
-    told = []
-    for start in range(0, len(ids), _READ):
-        for found in searcher.store.chunks(ids[start : start + _READ].tolist()):
-            told.append(embedded_text(found.title, found.chunk.section, found.chunk.text, rules.prefix))
-    return told
+    return [
+        embedded_text(found.title, found.chunk.section, found.chunk.text, rules.prefix)
+        for found in searcher.store.chunks(ids.tolist())
+    ]
 
 
 def _sentences(searcher: Searcher, ids: Ints, rules: ChunkingRules, rng: np.random.Generator) -> list[str]:
     """One sentence out of each chunk that has one of a few words."""
     told = []
-    for start in range(0, len(ids), _READ):
-        for found in searcher.store.chunks(ids[start : start + _READ].tolist()):
-            whole = [one for one in sentences_of(found.chunk.text, rules.language) if length_of(one) >= _SHORTEST]
-            if whole:
-                told.append(whole[int(rng.integers(len(whole)))])
+    for found in searcher.store.chunks(ids.tolist()):
+        whole = [one for one in sentences_of(found.chunk.text, rules.language) if length_of(one) >= _SHORTEST]
+        if whole:
+            told.append(whole[int(rng.integers(len(whole)))])
     return told
 
 

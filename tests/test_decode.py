@@ -229,7 +229,7 @@ def encoder(tiny: Path) -> Encoder:
     from index import conversion
 
     model = conversion.load("gtr-t5-base", "cpu").float()  # kept in halves; a converted one is not run in them
-    return conversion.TorchEncoder(model, conversion._fingerprint("gtr-t5-base", model))
+    return conversion.TorchEncoder(model, conversion.fingerprint_of("gtr-t5-base", model))
 
 
 @pytest.fixture(scope="module")
@@ -570,7 +570,7 @@ def test_a_pair_for_finished_vectors_is_opened_by_the_names_older_libraries_gave
     pair = write_pair(tmp_path / "pair", embedder_model_name="gtr_base_st")
     rewrite(pair / "inversion" / WEIGHTS, older)
     model = conversion.load(GTR, "cpu").float()
-    encoder = conversion.TorchEncoder(model, conversion._fingerprint(GTR, model))
+    encoder = conversion.TorchEncoder(model, conversion.fingerprint_of(GTR, model))
     opened = open_(pair, space=encoder.fingerprint)
     assert opened.length == pytest.approx(1.0)
     Decoder(opened, encoder)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
-from retrieval.distill_losses import LOSSES, Alignment, Contrastive, DistillLoss, Distillation, Triplet, Weighted
+from retrieval.distill_losses import LOSSES, Alignment, Contrastive, Distillation, DistillLoss, Triplet, Weighted
 
 APART = torch.eye(4)  # four texts at right angles to each other
 SAME = torch.tensor([[1.0, 0.0, 0.0, 0.0]]).repeat(4, 1)

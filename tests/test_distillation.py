@@ -1,4 +1,4 @@
-"""Distilling tiny students: what they learn from and are judged by, that runs resume, when they stop, and the verdict."""
+"""Distilling tiny students: what they learn from, what judges them, that runs resume, when they stop, the verdict."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from tiny_teacher import READS, as_torch, ingested, page, write_sts, write_teacher
+from tiny_teacher import READS, as_torch, ingested, opened_by_torch, page, write_sts, write_teacher
 from torch import Tensor
 
 from index import conversion
@@ -38,7 +38,7 @@ from retrieval.training import CHECKPOINT, STEPS
 from store.records import LookaheadError, Split
 from store.splits import split_of
 
-PAGES = range(1, 41)
+PAGES = range(1, 26)
 BRIEF = DistillRecipe(student="layers:2", texts=60, steps=8, checks=4, batch=16, rate=1e-3)
 STILL = replace(BRIEF, student="layers:4", steps=1, checks=1, rate=1e-9)  # its teacher, and nothing more
 
@@ -47,12 +47,14 @@ Ints = NDArray[np.int64]
 
 @pytest.fixture(scope="module", autouse=True)
 def small_world() -> Iterator[None]:
-    """One thread, single precision, and students run as torch makes them."""
+    """One thread, single precision, students run as torch makes them, and no pictures."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(subject, "precision_for", lambda device: "f32")
         patch.setattr(conversion, "convert_apart", as_torch)
+        patch.setattr(subject, "opened", opened_by_torch)
+        patch.setattr(subject, "plot_distillation", lambda *_: None)
         yield
     torch.set_num_threads(before)
 
@@ -94,10 +96,13 @@ def whole(searcher: Searcher, home: Path, teacher: str) -> tuple[Path, Distilled
     """What a brief run makes in one go."""
     folder = home / "whole"
     folder.mkdir()
-    made = distill(
-        searcher, folder, name="mine", teacher=teacher, recipe=BRIEF, kept=home / "kept", sts=home / "sts",
-        command="typed", quiet=True,
-    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subject, "plot_distillation", plots.plot_distillation)
+        patch.setattr(subject, "opened", opened)
+        made = distill(
+            searcher, folder, name="mine", teacher=teacher, recipe=BRIEF, kept=home / "kept", sts=home / "sts",
+            command="typed", quiet=True,
+        )  # fmt: skip
     return folder, made
 
 
@@ -176,7 +181,7 @@ def test_the_figures_kept_are_those_of_the_written_model_on_test_pairs(
 
 def test_it_learns(run: Callable[..., Distilled], tmp_path: Path) -> None:
     notes: list[str] = []
-    made = run(tmp_path, replace(BRIEF, steps=40, rate=3e-3), note=notes.append)
+    made = run(tmp_path, replace(BRIEF, steps=24, rate=4e-3), note=notes.append, sts=None)
     before = next(float(found[1]) for note in notes if (found := re.match(r"before training: cosine (-?[.\d]+)", note)))
     assert made.outcome.best["cosine"] > before + 0.3
     assert [line["loss"] for line in made.outcome.history] == sorted(
@@ -184,15 +189,7 @@ def test_it_learns(run: Callable[..., Distilled], tmp_path: Path) -> None:
     )
 
 
-def test_the_log_tells_a_validation_from_the_losses_of_the_steps(run: Callable[..., Distilled], tmp_path: Path) -> None:
-    run(tmp_path, replace(BRIEF, losses={"alignment": 1.0, "distillation": 0.5}, steps=4, checks=2))
-    for line in lines_in(tmp_path / LOG):
-        assert line["fit"] == pytest.approx(1 - line["alignment"])
-        assert line["loss"] == pytest.approx(line["alignment loss"] + 0.5 * line["distillation loss"], rel=1e-4)
-    assert {"step", "loss", "alignment loss", "distillation loss"} == lines_in(tmp_path / STEPS)[0].keys()
-
-
-def test_validation_is_on_validation_articles_and_the_verdict_on_test_articles(
+def test_validation_is_on_validation_articles_and_the_verdict_on_test_articles_even_without_sts(
     run: Callable[..., Distilled], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: dict[str, Lessons] = {}
@@ -205,7 +202,10 @@ def test_validation_is_on_validation_articles_and_the_verdict_on_test_articles(
     )
     vectors: list[Any] = []
     monkeypatch.setattr(DistillTask, "__init__", lambda self, *rest: (vectors.append(rest[2]), task(self, *rest))[1])
-    run(tmp_path, STILL)
+    made = run(tmp_path, STILL, sts=None)
+    assert not [name for name in made.student.figures if "STS" in name]  # nearness alone decides
+    assert made.student.status is Status.USABLE
+    assert "judged by its nearness to its teacher alone" in (tmp_path / CARD).read_text(encoding="utf-8")
     for name, split in (("valid", Split.VALID), ("test", Split.TEST)):
         assert pages_in(seen[name].texts) == {number for number in PAGES if split_of(number) is split}
     learned = {vector.tobytes() for vector in vectors[0]}
@@ -220,13 +220,6 @@ def test_a_student_of_all_layers_that_stands_still_is_its_teacher_and_usable(
     assert made.student.figures["cosine"] == pytest.approx(1.0, abs=1e-4)
     assert made.student.figures["fit"] == pytest.approx(1.0, abs=1e-4)
     assert made.student.figures["STS"] == pytest.approx(made.student.figures["teacher STS"], abs=2e-3)
-
-
-def test_without_sts_nearness_alone_decides(run: Callable[..., Distilled], tmp_path: Path) -> None:
-    made = run(tmp_path, STILL, sts=None)
-    assert not [name for name in made.student.figures if "STS" in name]
-    assert made.student.status is Status.USABLE
-    assert "judged by its nearness to its teacher alone" in (tmp_path / CARD).read_text(encoding="utf-8")
 
 
 # -- teachers --------------------------------------------------------------------------------------------------------
@@ -256,9 +249,10 @@ def test_a_teacher_is_converted_once_and_again_when_its_weights_are_others(
         lambda spec, folder, **rest: (made.append(rest["precision"]), usual(spec, folder, **rest))[1],
     )  # fmt: skip
     found = []
-    for seed in (1, 1, 2):
-        spec = str(write_teacher(tmp_path / "other", seed=seed))
-        fingerprint = conversion._fingerprint(spec, conversion.load(spec, "cpu"))
+    for seed in (1, None, 2):
+        if seed is not None:
+            spec = str(write_teacher(tmp_path / "other", seed=seed))
+            fingerprint = conversion.fingerprint_of(spec, conversion.load(spec, "cpu"))
         found.append(subject.teacher_of(searcher, spec, fingerprint, tmp_path / "kept", lambda _: None).fingerprint)
         assert found[-1] == fingerprint
     assert made == [FULL, FULL]  # never its twin in eight bits
@@ -318,15 +312,15 @@ def test_too_few_texts_are_refused(run: Callable[..., Distilled], tmp_path: Path
 # -- batches ---------------------------------------------------------------------------------------------------------
 
 
-def task_of(lengths: Sequence[int], **changes: Any) -> DistillTask:
+def task_of(of: Sequence[int], **changes: Any) -> DistillTask:
     """A task whose rows are n, n, …, n for a length of n."""
-    rows = [np.full(length, length, np.int32) for length in lengths]
+    rows = [np.full(length, length, np.int32) for length in of]
     recipe = replace(DistillRecipe(batch=4), **changes)
     nobody: Any = None
     return DistillTask(nobody, rows, np.zeros((len(rows), 2), np.float16), nobody, recipe, 12, 1)
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(lengths=st.lists(st.integers(1, 40), min_size=4, max_size=80), seed=st.integers(0, 5), epoch=st.integers(0, 3))
 def test_an_epoch_reads_every_text_once_but_for_an_incomplete_batch(lengths: list[int], seed: int, epoch: int) -> None:
     task = task_of(lengths, seed=seed)
@@ -375,11 +369,13 @@ def test_a_text_is_cut_to_the_curriculum_and_keeps_its_last_special_token(
 ) -> None:
     read: list[tuple[bool, list[list[int]]]] = []
     usual = Pupil.forward
-    monkeypatch.setattr(
-        Pupil, "forward",
-        lambda self, rows: (read.append((torch.is_grad_enabled(), [row.tolist() for row in rows])), usual(self, rows))[1],
-    )  # fmt: skip
-    run(tmp_path, replace(BRIEF, lengths=(6, 12), steps=4, checks=1))
+
+    def forward(pupil: Pupil, rows: Sequence[Any]) -> Tensor:
+        read.append((torch.is_grad_enabled(), [row.tolist() for row in rows]))
+        return usual(pupil, rows)
+
+    monkeypatch.setattr(Pupil, "forward", forward)
+    run(tmp_path, replace(BRIEF, lengths=(6, 12), steps=4, checks=1), sts=None)
     steps = [rows for learning, rows in read if learning]
     assert len(steps) == 4
     for number, rows in enumerate(steps):
@@ -389,6 +385,7 @@ def test_a_text_is_cut_to_the_curriculum_and_keeps_its_last_special_token(
     assert max(len(row) for learning, rows in read if not learning for row in rows) == 12  # and so will it read later
 
 
+@settings(max_examples=40)
 @given(length=st.integers(0, 20), longest=st.none() | st.integers(2, 20), ends=st.integers(0, 2))
 def test_a_cut_row_is_its_beginning_and_its_end(length: int, longest: int | None, ends: int) -> None:
     row = np.arange(length, dtype=np.int32)
@@ -404,7 +401,7 @@ def test_a_cut_row_is_its_beginning_and_its_end(length: int, longest: int | None
 # -- the same again --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("at", "goes_on"), [(2, 0), (6, 4)])
+@pytest.mark.parametrize(("at", "goes_on"), [pytest.param(2, 0, marks=pytest.mark.slow), (6, 4)])
 def test_killed_it_goes_on_to_the_same_weights(
     run: Callable[..., Distilled],
     whole: tuple[Path, Distilled],
@@ -424,7 +421,10 @@ def test_killed_it_goes_on_to_the_same_weights(
     assert made.student.figures == pytest.approx(whole[1].student.figures)
 
 
-@pytest.mark.parametrize("name", ["_save", "judged", "write_student_card", "forget"])
+@pytest.mark.parametrize(
+    "name",
+    ["judged", *(pytest.param(name, marks=pytest.mark.slow) for name in ("_save", "write_student_card", "forget"))],
+)
 def test_killed_after_its_last_step_nothing_is_trained_again(
     run: Callable[..., Distilled],
     whole: tuple[Path, Distilled],
@@ -442,13 +442,11 @@ def test_killed_after_its_last_step_nothing_is_trained_again(
     assert not (tmp_path / CHECKPOINT).exists()
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_others(
+def test_another_seed_gives_other_weights(
     run: Callable[..., Distilled], whole: tuple[Path, Distilled], tmp_path: Path
 ) -> None:
-    run(tmp_path / "same")
-    assert weights_in(tmp_path / "same") == weights_in(whole[0])
-    run(tmp_path / "other", replace(BRIEF, seed=1))
-    assert weights_in(tmp_path / "other") != weights_in(whole[0])
+    run(tmp_path, replace(BRIEF, seed=1), sts=None)
+    assert weights_in(tmp_path) != weights_in(whole[0])
 
 
 def test_a_checkpoint_of_another_recipe_is_refused(
@@ -457,14 +455,11 @@ def test_a_checkpoint_of_another_recipe_is_refused(
     with killed(monkeypatch, DistillTask, "validate", lambda task, step: step == 6):
         run(tmp_path)
     before = (tmp_path / CHECKPOINT).read_bytes()
-    for recipe, said in (
-        (replace(BRIEF, rate=2e-3), "recipe, schedule"),
-        (replace(BRIEF, losses={"triplet": 1.0}), "recipe"),
-        (replace(BRIEF, student="layers:3"), "parameters, recipe"),
+    with pytest.raises(
+        LookaheadError, match=r"\(different: recipe, schedule\); train under another --name, or add --r"
     ):
-        with pytest.raises(LookaheadError, match=rf"\(different: {said}\); train under another --name, or add --resta"):
-            run(tmp_path, recipe)
-        assert (tmp_path / CHECKPOINT).read_bytes() == before
+        run(tmp_path, replace(BRIEF, rate=2e-3), sts=None)
+    assert (tmp_path / CHECKPOINT).read_bytes() == before
 
 
 # -- when it is no use -----------------------------------------------------------------------------------------------
@@ -476,15 +471,21 @@ def figures_of(monkeypatch: pytest.MonkeyPatch, told: Callable[[int], dict[str, 
     monkeypatch.setattr(Watched, "figures", lambda self, pupil: {**usual(self, pupil), **told(next(number))})
 
 
-@pytest.mark.parametrize("name", ["cosine", "fit", "STS", "query cosine"])
 def test_a_figure_that_is_no_number_stops_the_run(
-    run: Callable[..., Distilled], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+    run: Callable[..., Distilled], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    figures_of(monkeypatch, lambda number: {name: math.nan} if number == 2 else {})
-    with pytest.raises(LookaheadError, match=rf"stopped at step 4: {name} is no number any more; try a lower --rate"):
-        run(tmp_path)
+    figures_of(monkeypatch, lambda number: {"cosine": math.nan} if number == 2 else {})
+    with pytest.raises(LookaheadError, match=r"stopped at step 4: cosine is no number any more; try a lower --rate"):
+        run(tmp_path, sts=None)
     assert not (tmp_path / STUDENT).exists()
     assert not (tmp_path / CHECKPOINT).exists()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("name", ["fit", "STS", "query cosine"])
+def test_no_figure_may_be_no_number(name: str, value: float) -> None:
+    said = task_of([3] * 4).trouble({"cosine": 0.5, name: value}, 0.1)
+    assert said == f"{name} is no number any more; try a lower --rate"
 
 
 def test_an_sts_that_falls_three_times_stops_the_run_and_a_kill_between_makes_no_difference(
@@ -494,18 +495,13 @@ def test_an_sts_that_falls_three_times_stops_the_run_and_a_kill_between_makes_no
     said = r"stopped at step 8: STS has fallen three times in a row, to 0.700 from 0.800; try a lower --rate or other"
     with monkeypatch.context() as patch:
         figures_of(patch, lambda number: {"STS": falling[number]})
-        with pytest.raises(LookaheadError, match=said):
-            run(tmp_path / "whole")
-    with monkeypatch.context() as patch:
-        figures_of(patch, lambda number: {"STS": falling[number]})
         with killed(patch, DistillTask, "validate", lambda task, step: step == 6):
-            run(tmp_path / "killed")
+            run(tmp_path, sts=None)
     figures_of(monkeypatch, lambda number: {"STS": falling[number + 3]})
     with pytest.raises(LookaheadError, match=said):
-        run(tmp_path / "killed")
-    for name in ("whole", "killed"):
-        assert not (tmp_path / name / CHECKPOINT).exists()
-        assert not (tmp_path / name / STUDENT).exists()
+        run(tmp_path, sts=None)
+    assert not (tmp_path / CHECKPOINT).exists()
+    assert not (tmp_path / STUDENT).exists()
 
 
 @pytest.mark.parametrize(
@@ -535,7 +531,7 @@ def test_patience_ends_a_run_with_its_best_weights(
     run: Callable[..., Distilled], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     figures_of(monkeypatch, lambda number: {"fit": 0.5 if number == 1 else 0.1})
-    made = run(tmp_path, replace(BRIEF, watch="fit", patience=2))
+    made = run(tmp_path, replace(BRIEF, watch="fit", patience=2), sts=None)
     assert (made.outcome.best_step, made.outcome.steps) == (2, 6)
     assert made.student.made["ended"] == "no better fit in 2 validations"
 
@@ -563,8 +559,8 @@ def test_patience_ends_a_run_with_its_best_weights(
             ("STSBenchmark 0.800 against the teacher's nan, needed nan",),
         ),
         (
-            {"cosine": 0.77, "STS": 0.223, "teacher STS": 0.75},  # the first experiment
-            ("cosine to its teacher 0.770, needed 0.9", "STSBenchmark 0.223 against the teacher's 0.750, needed 0.638"),
+            {"cosine": 0.77, "STS": 0.223, "teacher STS": 0.8},  # the first experiment
+            ("cosine to its teacher 0.770, needed 0.9", "STSBenchmark 0.223 against the teacher's 0.800, needed 0.680"),
         ),
     ],
 )
@@ -604,11 +600,15 @@ def test_what_is_asked_for_goes_before_the_preset() -> None:
 def test_presets_run_from_end_to_end(run: Callable[..., Distilled], tmp_path: Path, preset: str) -> None:
     from sentence_transformers import SentenceTransformer
 
-    recipe = distill_recipe(None, preset, {"texts": 40, "steps": 4, "checks": 2, "batch": 16, "rate": 1e-3})
+    recipe = distill_recipe(None, preset, {"texts": 40, "steps": 2, "checks": 2, "batch": 16, "rate": 1e-3})
     made = run(tmp_path, recipe)
-    assert made.student.status is Status.FAILED  # of four steps
-    assert made.outcome.steps == 4
-    assert all(f"{name} loss" in made.outcome.history[0] for name in recipe.losses)
+    assert made.student.status is Status.FAILED  # of two steps
+    assert made.outcome.steps == 2
+    for line in lines_in(tmp_path / LOG):  # what is validated is told from the losses of the steps
+        assert line["fit"] == pytest.approx(1 - line["alignment"])
+        parts = sum(weight * line[f"{name} loss"] for name, weight in recipe.losses.items())
+        assert line["loss"] == pytest.approx(parts, rel=1e-4)
+    assert lines_in(tmp_path / STEPS)[0].keys() == {"step", "loss", *(f"{name} loss" for name in recipe.losses)}
     model = SentenceTransformer(str(tmp_path), device="cpu")
     assert model.encode(["The old bridge."]).shape == (1, 32)
     reads = UNLIMITED if preset == "static" else READS  # no more than its teacher, whatever the recipe says
@@ -629,17 +629,18 @@ def test_the_card_says_what_it_is_what_it_learned_from_and_what_it_is_worth(whol
     counts = made.student.made["texts"]
     for said in (
         "# mine\n",
-        f"distilled from `teacher`: 2 of its layers, chosen evenly and trained on, {made.parameters:,} parameters, 32 dim",
+        f"from `teacher`: 2 of its layers, chosen evenly and trained on, {made.parameters:,} parameters, 32 dimensions",
         "it reads the first 64 tokens of a text",
         f"| status | **failed**: cosine to its teacher {figures['cosine']:.3f}, needed 0.9",
         f"| teacher | {Fingerprint.from_json(made.student.teacher)} |",
-        f"collection `tales`, training articles only: 34 articles; {counts['chunk']} chunks, {counts['passage']} passages",
+        f"`tales`, training articles only: {made.student.made['articles']} articles; {counts['chunk']} chunks, ",
+        f" chunks, {counts['passage']} passages, {counts['sentence']} sentences, ",
         f"{counts['query']} queries |",
         "| not learned from | validation and test articles |",
         "| command | `typed` |",
         "| seed | 0 |",
         "losses 1 distillation, lengths the teacher's",
-        f"| training | 8 steps on cpu in {made.outcome.seconds:,.0f} s, best at step {made.outcome.best_step}; all steps",
+        f"| training | 8 steps on cpu in {made.outcome.seconds:,.0f} s, best at step {made.outcome.best_step}; all",
         "| licence | that of `teacher`, which it was made of;",
         f"| cosine to the teacher, all texts | {figures['cosine']:.3f} | {made.outcome.best['cosine']:.3f} |",
         f"| … single sentences | {figures['sentence cosine']:.3f} | {made.outcome.best['sentence cosine']:.3f} |",

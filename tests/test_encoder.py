@@ -489,7 +489,7 @@ def test_the_words_before_a_text_are_those_the_model_names(
     model = conversion.load(str(workshop.model("pooled-cls", "bert", "cls")), "cpu")
     model.prompts = {"query": "", "document": "", **prompts}  # as sentence-transformers fills them up
     model.default_prompt_name = default
-    fingerprint = conversion._fingerprint("x", model)
+    fingerprint = conversion.fingerprint_of("x", model)
     assert (fingerprint.document_prefix, fingerprint.query_prefix) == (document, query)
 
 
@@ -536,9 +536,9 @@ def test_a_relative_folder_is_written_down_whole(
     for spec in (".", f"../{path.name}", f"../{path.name}/"):
         assert lasting(spec) == str(path)
         assert lasting(POOLED + spec) == POOLED + str(path)
-        assert conversion._fingerprint(spec, conversion.load(spec, "cpu")).model == path.name
+        assert conversion.fingerprint_of(spec, conversion.load(spec, "cpu")).model == path.name
     monkeypatch.setenv("HOME", str(path.parent))
-    assert conversion._fingerprint(f"~/{path.name}", conversion.load(f"~/{path.name}", "cpu")).model == path.name
+    assert conversion.fingerprint_of(f"~/{path.name}", conversion.load(f"~/{path.name}", "cpu")).model == path.name
     assert lasting("owner/name") == "owner/name"
     assert lasting(BUNDLED) == BUNDLED
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from tiny_teacher import DIM, KNOWN, LAYERS, READS, write_teacher
 
 from index import conversion
 from index.encoder import open_encoder
+from retrieval import students
 from retrieval.students import Plan, Pupil, Row, evenly, frame_of, make_student, refuse_teacher
 from store.records import LookaheadError
 
@@ -27,6 +29,7 @@ TEXTS = [
     "the the the",
 ]
 PLANS = ["layers:2", "narrow:2x0.5", "static"]
+TRACED = ["layers:2", pytest.param("narrow:2x0.5", marks=pytest.mark.slow), "static"]
 
 Floats = NDArray[np.float32]
 
@@ -71,7 +74,7 @@ def seen(pupil: Pupil, rows: list[Row]) -> Floats:
 
 
 def weights(model: Any) -> dict[str, torch.Tensor]:
-    return {name: value for name, value in model.state_dict().items()}
+    return dict(model.state_dict())
 
 
 # -- plans -----------------------------------------------------------------------------------------------------------
@@ -95,13 +98,13 @@ def test_a_share_may_leave_out_its_nought() -> None:
      "narrow:6x0.0", "narrow:0x0.5", "Static", "layers:3\n", "leaf-v1"],
 )  # fmt: skip
 def test_what_is_no_student_is_refused_with_what_is(text: str) -> None:
-    with pytest.raises(LookaheadError, match="there is no student .*; say layers:3, narrow:6x0.5 or static"):
+    with pytest.raises(LookaheadError, match=r"there is no student .*; say layers:3, narrow:6x0.5 or static"):
         Plan.parse(text)
 
 
 def test_layers_are_kept_as_far_apart_as_can_be() -> None:
     assert [evenly(count, 6) for count in (1, 2, 3, 4, 6)] == [
-        *([0], [0, 5], [0, 2, 5], [0, 2, 3, 5], [0, 1, 2, 3, 4, 5]),
+        *([5], [0, 5], [0, 2, 5], [0, 2, 3, 5], [0, 1, 2, 3, 4, 5]),
     ]
     assert evenly(6, 12) == [0, 2, 4, 7, 9, 11]
 
@@ -143,6 +146,27 @@ def test_more_layers_than_the_teacher_has_are_refused(teacher: Any) -> None:
     with pytest.raises(LookaheadError, match="the teacher has 4 layers, a student cannot have 5 of them"):
         made(teacher, "layers:5")
     refuse_teacher(Plan.parse("narrow:9x0.5"), teacher)  # new layers may be more
+
+
+def test_layers_of_two_parts_are_not_taken_apart() -> None:
+    from transformers import T5Config, T5EncoderModel
+
+    class Teacher(torch.nn.Sequential):
+        tokenizer = SimpleNamespace(backend_tokenizer=None)
+
+    body = torch.nn.Module()
+    body.auto_model = T5EncoderModel(T5Config(vocab_size=9, d_model=8, d_kv=2, d_ff=8, num_layers=2, num_heads=2))
+    student = make_student(
+        Plan.parse("layers:1"), Teacher(body), longest=8, counts=np.zeros(9, np.int64), seed=0
+    )[0].auto_model  # fmt: skip
+    assert len(student.encoder.block) == 1
+    assert len(student.encoder.block[0].layer) == 2  # attention, and what comes behind it
+    assert student(input_ids=torch.tensor([[3, 4]])).last_hidden_state.shape == (1, 2, 8)
+
+
+def test_a_student_of_a_teacher_in_half_precision_is_trained_in_single(teacher: Any) -> None:
+    half = copy.deepcopy(teacher).half()
+    assert {value.dtype for value in made(half, "layers:2").parameters()} == {torch.float32}
 
 
 # -- narrow ----------------------------------------------------------------------------------------------------------
@@ -198,20 +222,24 @@ def test_a_row_is_what_the_teacher_makes_of_the_token_alone_less_the_mean_and_ha
 
 
 def test_a_text_is_the_mean_of_its_tokens_rows_at_length_one(teacher: Any) -> None:
-    student = made(teacher, "static")
+    cutting = copy.deepcopy(teacher)  # as a tokenizer is that was used, or saved so
+    cutting.tokenizer.backend_tokenizer.enable_truncation(5)
+    cutting.tokenizer.backend_tokenizer.enable_padding(length=7)
+    student = made(cutting, "static")
     table = student[0].embedding.weight.detach()
     ids = [teacher.tokenizer.backend_tokenizer.token_to_id(word) for word in ("old", "mill", "near")]
     mean = table[ids].mean(dim=0)
     assert student.encode(["old mill near"])[0] == pytest.approx((mean / mean.norm()).numpy(), abs=1e-6)
     long = " ".join(KNOWN * 20)  # more than the teacher reads
-    rows = table[rows_of(student, [long], special=False)[0]].mean(dim=0)
+    whole = [teacher.tokenizer.backend_tokenizer.token_to_id(word) for word in KNOWN * 20]
+    rows = table[whole].mean(dim=0)
     assert student.encode([long])[0] == pytest.approx((rows / rows.norm()).numpy(), abs=1e-5)
 
 
 # -- all of them -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("plan", TRACED)
 def test_others_open_a_student_as_it_is_and_it_says_what_it_said_here(
     teacher: Any, plan: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -245,6 +273,29 @@ def test_a_text_says_the_same_alone_and_among_longer_ones(teacher: Any, plan: st
 
 
 @pytest.mark.parametrize("plan", PLANS)
+def test_a_few_at_a_time_a_step_is_the_same(teacher: Any, plan: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    grads = []
+    for at_once in (1_000, 30):
+        monkeypatch.setattr(students, "_AT_ONCE", at_once)
+        student = made(teacher, plan)
+        rows = rows_of(student, TEXTS, special=plan != "static")
+        assert max(map(len, rows)) * len(rows) > 30
+        vectors = Pupil(student)(rows)
+        (vectors * torch.arange(vectors.numel()).reshape(vectors.shape)).sum().backward()
+        grads.append([vectors.detach(), *(value.grad for value in student.parameters() if value.grad is not None)])
+    for one, other in zip(*grads, strict=True):
+        assert torch.allclose(one, other, rtol=1e-4, atol=1e-3)
+
+
+def test_few_different_shapes_are_computed_and_none_longer_than_is_read() -> None:
+    rows = [np.ones(length, np.int32) for length in (3, 17)]
+    assert students._padded(rows, 64)["input_ids"].shape == (2, 32)
+    assert students._padded(rows, 20)["input_ids"].shape == (2, 20)
+    assert students._padded(rows[:1], 64)["attention_mask"].tolist() == [[1] * 3 + [0] * 13]
+    assert students._padded(rows, 0)["input_ids"].shape == (2, 17)
+
+
+@pytest.mark.parametrize("plan", PLANS)
 def test_a_student_in_training_drops_nothing_out_and_can_learn(teacher: Any, plan: str) -> None:
     student = made(teacher, plan)
     pupil, rows = Pupil(student).train(), rows_of(student, TEXTS, special=plan != "static")
@@ -262,6 +313,7 @@ class Bodiless(torch.nn.Module):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.ones(1))
         self.names = names
+        self.max_seq_length = 8
         self.given: list[str] = []
 
     def __getitem__(self, place: int) -> None:

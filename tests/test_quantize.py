@@ -26,7 +26,7 @@ from index.encoder import INT8, Encoder, Fingerprint, fingerprint_in, open_encod
 from index.fast import MODEL, FastEncoder, fastest, paces, probe
 from index.graphs import ov
 from index.quantize import of_many_lengths
-from index.students import Status, Student
+from index.students import Status, Student, find_encoder, int8_of
 from index.twin import QUANTIZED, STS_DROP, Measured, only_twin, read_twin, take_place, twin_of
 from store.chunking import Prefix
 from store.generations import Collection
@@ -271,6 +271,15 @@ def test_a_probe_tries_every_precision_and_the_twin(tmp_path: Path) -> None:
     assert INT8 not in probe(full, TEXTS[:8], 0.0)[1]
 
 
+def test_the_same_space_is_held_to_its_smallest_cosine_and_eight_bits_to_their_mean(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full, twin = write_encoder(tmp_path / "full"), write_tiny_twin(tmp_path / INT8)
+    monkeypatch.setattr(fast, "cosines_of", lambda ours, theirs: np.array([1.0, 0.5]))
+    cosines = {name: cosine for name, (_, cosine) in probe(full, TEXTS[:2], 0.0, int8=twin)[1].items()}
+    assert cosines == {**dict.fromkeys(fast.precisions(), 0.5), INT8: 0.75}
+
+
 def test_the_paces_of_encoders_are_of_rounds_in_which_all_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     now, turns = [0.0], []
 
@@ -302,6 +311,17 @@ def test_a_twin_is_unproven_without_sts_or_with_a_large_drop_and_unlike_other_we
     assert twin.unlike(SPACE) is None
     assert "other weights" in str(twin.unlike(replace(SPACE, revision="f")))
     assert "other weights" in str(twin.unlike(replace(SPACE, normalised=False)))
+
+
+def test_the_twin_of_a_hubs_model_does_not_take_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bundled").mkdir()  # any folder of that name is not the model
+    for spec in ("gtr-t5-base", "owner/name", "bundled"):
+        place = int8_of(spec, tmp_path)
+        assert place.is_relative_to(tmp_path / "encoders")
+        place.mkdir(parents=True)
+        assert find_encoder(spec, tmp_path) == spec
+        assert int8_of(spec, tmp_path) == place
 
 
 def test_where_a_twin_is(tmp_path: Path) -> None:
@@ -368,11 +388,14 @@ def no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(conversion, "convert_apart", converted)
 
 
-def test_a_model_of_which_only_the_twin_is_left_is_opened_without_conversion(no_torch: None, tmp_path: Path) -> None:
+def test_a_model_of_which_only_the_twin_is_left_is_opened_without_conversion(
+    no_torch: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     model, notes = tmp_path / "model", []  # type: tuple[Path, list[str]]
     write_tiny_twin(model / INT8)
     for precision in ("auto", INT8):
-        encoder = prepare(str(model), tmp_path / precision, precision=precision, note=notes.append)
+        encoder = prepare("model", tmp_path / precision, precision=precision, note=notes.append)
         assert encoder.fingerprint == replace(SPACE, precision=INT8)
         assert read_recipe(tmp_path / precision)["spec"] == str(model)
     assert "holds nothing but its twin" in refused(lambda: prepare(str(model), tmp_path / "full", precision="full"))

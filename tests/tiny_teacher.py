@@ -6,9 +6,10 @@ with it, and students of it run, as torch makes them: tracing them for OpenVINO 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from tiny_wordpiece import wordpiece
 
 from index import conversion
 from index.build import Choices, ingest
-from index.encoder import lasting, write_recipe
+from index.encoder import Encoder, lasting, write_recipe
 from store.generations import Collection
 from store.records import Split
 from store.sources import open_source
@@ -73,9 +74,15 @@ def as_torch(
 ) -> None:  # fmt: skip
     """In the place of `conversion.convert_apart`."""
     recipe = {"kind": "torch", "spec": lasting(spec)}
-    found = conversion._fingerprint(spec, conversion.load(spec, "cpu"))
+    found = conversion.fingerprint_of(spec, conversion.load(spec, "cpu"))
     write_recipe(folder, {**recipe, "fingerprint": found.as_json()})
     note(f"{spec} is run by torch")
+
+
+@contextlib.contextmanager
+def opened_by_torch(spec: str, **_: Any) -> Iterator[Encoder]:
+    """In the place of `index.students.opened`, in half the time."""
+    yield conversion.reference_of(spec)
 
 
 def page(number: int, *, sentences: int = 8) -> dict[str, Any]:
