@@ -74,7 +74,7 @@ def write_student_card(folder: Path, name: str, student: Student) -> None:
     if metrics.is_file():
         told = json.loads(metrics.read_text(encoding="utf-8"))
         lines += [*told["lines"], "", f"Made by `{told['command']}`.", ""]
-    write_atomically(folder / CARD, "\n".join([*lines, *_use(name, student)]).encode())
+    write_atomically(folder / CARD, "\n".join([*lines, *_use(folder, name, student)]).encode())
 
 
 def _described(kind: str) -> str:
@@ -134,17 +134,20 @@ def _twin(folder: Path) -> list[str]:
     ]
 
 
-def _use(name: str, student: Student) -> list[str]:
+def _use(folder: Path, name: str, student: Student) -> list[str]:
     failed = student.status is Status.FAILED
     language = str(student.made.get("language", "en"))
     language = "English" if language == "en" else f"texts in `{language}`"
+    opens = ", or `SentenceTransformer(folder)`"
+    if not (folder / "modules.json").is_file():
+        opens = f"; only the twin is here, for OpenVINO (`{INT8}/model.xml`): the command above makes the whole"
     return [
         "## Use",
         "",
         *(["Not for use: see its status. `ingest` refuses it unless told `--force-encoder`.", ""] if failed else []),
-        f"`lookahead ingest … --encoder {name}`, or `SentenceTransformer(folder)`. For {language} only: it learned "
-        "from nothing else, and what its teacher knew of others is likely lost. Its vectors lie near its teacher's "
-        "but are a space of their own: a collection is embedded, asked and predicted by one of the two, never by both.",
+        f"`lookahead ingest … --encoder {name}`{opens}. For {language} only: it learned from nothing else, and what "
+        "its teacher knew of other languages is likely lost. Its vectors lie near its teacher's but are a space of their "
+        "own: a collection is embedded, asked and predicted by one of the two, never by both.",
         "",
     ]
 
