@@ -63,7 +63,7 @@ def search(home: Path, name: str | None, questions: Path, limit: int, as_json: b
 @bench.command("encode")
 @click.option("--model", "specs", multiple=True, required=True, help="Which encoder (repeatable).")
 @click.option("--against", metavar="MODEL", default="bundled", show_default=True, help="Who is 1 ×.")
-@collection_option
+@click.option("--collection", "-c", "name", help="Whose chunks are taken.  [default: the bundled sample's]")
 @click.option("--chunks", type=click.IntRange(20), default=25_000, show_default=True, help="How many, at most.")
 @click.option("--precision", type=click.Choice(["auto", "full", "int8"]), default="auto", show_default=True)
 @click.option("--goal", type=click.FloatRange(0, min_open=True), help="Of the ratio.  [default: by the kind of model]")

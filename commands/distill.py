@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from commands.common import SEED, collection_option, existing_collection, hush_at_exit, json_option, print_json, typed
+from store.records import LookaheadError
 
 
 @click.command()
@@ -81,7 +82,7 @@ def distill(
 
     keep_freed_memory()  # before torch takes any
     from index.progress import say
-    from index.students import Status, check_encoder_name, encoders_folder, find_encoder
+    from index.students import Status, check_encoder_name, encoders_folder, find_encoder, read_student
     from retrieval.distill_recipes import distill_recipe
     from retrieval.distillation import distill as run
     from retrieval.questions import read_questions
@@ -105,6 +106,11 @@ def distill(
     asked = [read_questions(path) for path in without]
     folder = encoders_folder(home)
     hushed = quiet or as_json
+    before = read_student(folder / as_name)
+    if before is not None and not restart and not (folder / f".making-{as_name}").exists():
+        held = before.made.get("recipe"), before.made.get("collection"), before.made.get("command")
+        if held == (recipe.as_json(), collection.name, typed()):
+            raise LookaheadError(f"{folder / as_name} is what this command made; add --restart to make it again")
     with Searcher.open(collection) as searcher, making(folder, as_name, restart=restart) as place:
         distilled = run(
             searcher,
@@ -120,7 +126,12 @@ def distill(
             quiet=hushed,
             note=lambda sentence: say(sentence, quiet=hushed),
         )
-    verdict = distilled.student
+        verdict = distilled.student
+        if verdict.status is Status.FAILED and before is not None and before.status is Status.USABLE:
+            raise LookaheadError(
+                f"the new student failed ({'; '.join(verdict.reasons)}) and the usable {as_name} that is there stays; "
+                f"take another --name; the failed one is in {place}"
+            )
     if as_json:
         print_json(
             {

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import click
 
 from commands.common import (
-    collection_option,
     existing_collection,
     human_bytes,
     json_option,
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("model")
 @click.option("--int8", "int8", is_flag=True, default=True, help="Eight bits, which is the only width there is.")
-@collection_option
+@click.option("--collection", "-c", "name", help="Whose chunks are taken.  [default: the bundled sample's]")
 @click.option("--texts", type=click.IntRange(20), default=300, show_default=True, help="How many to calibrate on.")
 @click.option(
     "--sts",

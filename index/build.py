@@ -31,7 +31,7 @@ from index import dense, lexical
 from index.encoder import AUTO, BUNDLED, FULL, HASHING, Encoder, fingerprint_in, lasting, open_encoder, prepare
 from index.layout import DATABASE, DENSE, ENCODER, LEXICAL, VECTORS, is_derived
 from index.progress import bar, say
-from index.twin import twin_of
+from index.twin import only_twin, twin_of
 from index.vectors import SHARD_ROWS, Vectors, read_shard, shard_count, shard_name, write_shard
 from store.chunking import ChunkingRules, Prefix, embedded_text, pieces_of
 from store.cleaning import articles
@@ -230,7 +230,7 @@ def _encoder_for(build: _Build, spec: str, choices: Choices, collection: Collect
         _link_folder(made, folder)
     elif not (build.folder / "encoder.done").exists():
         shutil.rmtree(folder, ignore_errors=True)
-        if spec != HASHING:
+        if spec != HASHING and only_twin(spec) is None:
             say("preparing the encoder: converted once a collection, some 15 seconds", quiet=build.quiet)
         encoder = prepare(
             spec,

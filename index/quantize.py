@@ -38,7 +38,7 @@ from index.encoder import (
 from index.fast import KEEPS, MODEL, TOKENIZER, FastEncoder, cosines_of, feed, paces, read_tokenizer
 from index.graphs import ov
 from index.progress import bar, say
-from index.twin import STS_DROP, Measured, take_place, write_twin
+from index.twin import STS_DROP, Measured, only_twin, take_place, write_twin
 from store.records import LookaheadError
 
 AUTO, CALIBRATED, DYNAMIC = "auto", "static", "dynamic"
@@ -70,6 +70,8 @@ def quantize(
         raise LookaheadError("the hashing encoder has no weights to keep in eight bits; name a model")
     if len(texts) < LEAST:
         raise LookaheadError(f"{len(texts)} texts are too few to calibrate on; give {LEAST} or more, some 300 are good")
+    if only_twin(spec) is not None:
+        raise LookaheadError(f"{spec} is in eight bits already, and there is nothing else of it; just use it")
     started = time.perf_counter()
     scratch = folder.with_name(f".making-{folder.name}")
     shutil.rmtree(scratch, ignore_errors=True)  # a killed one's
@@ -115,6 +117,8 @@ def quantize(
         return measured
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+        with contextlib.suppress(OSError):  # the folder of a model that could not be loaded
+            folder.parent.rmdir()
 
 
 def keeps(measured: Measured) -> bool:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from index.encoder import BUNDLED, HASHING, INT8, POOLED, Encoder, folder_of, prepare
+from index.progress import say
 from store.generations import write_atomically
 from store.records import LookaheadError
 
@@ -105,9 +106,10 @@ def shipped_encoders() -> Path:
 
 def check_encoder_name(name: str) -> str:
     """The name, if a model of ours can be kept under it."""
-    if not _NAME.fullmatch(name) or name in (BUNDLED, HASHING):
+    if not _NAME.fullmatch(name) or name in (BUNDLED, HASHING) or (shipped_encoders() / name).is_dir():
         raise LookaheadError(
-            f"{name!r} is no name for an encoder; use small letters, digits, '.', '-' and '_', such as layers-3"
+            f"{name!r} is no name for an encoder; use small letters, digits, '.', '-' and '_', and none that came "
+            "with the program, such as layers-3"
         )
     return name
 
@@ -119,7 +121,18 @@ def find_encoder(spec: str, home: Path) -> str:
     for place in (encoders_folder(home) / spec, shipped_encoders() / spec):
         if place.is_dir():
             return str(place.resolve())
+    if not Path(spec).exists():  # a hub knows names without an owner too, so it is asked
+        say(
+            f"no encoder made here is called {spec!r} (there are: {', '.join(_names(home))}); asking the hub",
+            quiet=False,
+        )
     return spec
+
+
+def _names(home: Path) -> list[str]:
+    places = [place for place in (encoders_folder(home), shipped_encoders()) if place.is_dir()]
+    names = {path.name for place in places for path in place.iterdir() if path.is_dir()}
+    return [BUNDLED, *sorted(name for name in names if not name.startswith("."))]
 
 
 def int8_of(spec: str, home: Path) -> Path:

@@ -14,7 +14,18 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from index.encoder import BUNDLED, HASHING, INT8, POOLED, Fingerprint, folder_of, lasting, read_recipe, write_recipe
+from index.encoder import (
+    BUNDLED,
+    HASHING,
+    INT8,
+    POOLED,
+    RECIPE,
+    Fingerprint,
+    folder_of,
+    lasting,
+    read_recipe,
+    write_recipe,
+)
 from store.generations import write_atomically
 from store.records import LookaheadError
 
@@ -22,6 +33,7 @@ QUANTIZED = "quantized.json"
 FORMAT = 1
 STS_DROP = 0.01  # by so much may the Spearman correlation with people's scores fall
 FILES = ("model.xml", "model.bin", "tokenizer.json")
+_SEALED = (*FILES, RECIPE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +97,8 @@ def only_twin(spec: str) -> Path | None:
     own = folder_of(spec) if spec not in (BUNDLED, HASHING) and not spec.startswith(POOLED) else None
     if own is None or not own.is_dir() or any((own / name).exists() for name in ("modules.json", "config.json")):
         return None
-    return next((place for place in (own / INT8, own) if (place / QUANTIZED).exists()), None)
+    there = (own / INT8 / QUANTIZED, own / INT8 / RECIPE, own / QUANTIZED)  # one of the two may be lost
+    return next((path.parent for path in there if path.exists()), None)
 
 
 def read_twin(folder: Path) -> Twin:
@@ -97,14 +110,14 @@ def read_twin(folder: Path) -> Twin:
         seals = {str(name): str(seal) for name, seal in raw.pop("seals").items()}
         measured = Measured(**raw)
         recipe = read_recipe(folder)
-        if recipe["kind"] != "openvino" or recipe["precision"] != INT8 or set(seals) != set(FILES):
+        if recipe["kind"] != "openvino" or recipe["precision"] != INT8 or set(seals) != set(_SEALED):
             raise ValueError(f"{QUANTIZED} does not describe a model of eight bits")
-        if changed := [name for name in FILES if _seal(folder / name) != seals[name]]:
+        if changed := [name for name in _SEALED if _seal(folder / name) != seals[name]]:
             raise ValueError(f"{' and '.join(changed)} changed since it was made")
         for value in (measured.sts_before, measured.sts_after):
             if value is not None and not math.isfinite(value):
                 raise ValueError(f"{QUANTIZED} has scores that are no numbers")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, LookaheadError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, LookaheadError) as error:
         reason = str(error).splitlines()[0].removesuffix("; run: lookahead verify")
         raise LookaheadError(
             f"the twin in eight bits in {folder} is damaged: {reason}; run: lookahead quantize MODEL --int8"
@@ -115,7 +128,7 @@ def read_twin(folder: Path) -> Twin:
 def write_twin(folder: Path, recipe: dict[str, Any], measured: Measured) -> None:
     """Writes what stands beside the files of a twin."""
     write_recipe(folder, recipe)
-    seals = {name: _seal(folder / name) for name in FILES}
+    seals = {name: _seal(folder / name) for name in _SEALED}
     raw = {"format": FORMAT, **measured.as_json(), "seals": seals}
     write_atomically(folder / QUANTIZED, (json.dumps(raw, indent=1, allow_nan=False) + "\n").encode())
 

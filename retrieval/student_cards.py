@@ -146,8 +146,8 @@ def _use(folder: Path, name: str, student: Student) -> list[str]:
         "",
         *(["Not for use: see its status. `ingest` refuses it unless told `--force-encoder`.", ""] if failed else []),
         f"`lookahead ingest … --encoder {name}`{opens}. For {language} only: it learned from nothing else, and what "
-        "its teacher knew of other languages is likely lost. Its vectors lie near its teacher's but are a space of their "
-        "own: a collection is embedded, asked and predicted by one of the two, never by both.",
+        "its teacher knew of other languages is likely lost. Its vectors lie near its teacher's but are a space of "
+        "their own: a collection is embedded, asked and predicted by one of the two, never by both.",
         "",
     ]
 

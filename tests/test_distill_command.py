@@ -174,6 +174,24 @@ def test_a_stopped_run_is_kept_for_the_same_command_and_begins_again_when_told_t
     assert not making.exists()
 
 
+def test_a_failed_student_does_not_take_the_place_of_a_usable_one(home: Path) -> None:
+    assert distilled(home, *STILL, "--name", "kept").exit_code == 0
+    result = distilled(home, "--student", "layers:1", "--name", "kept")
+    assert result.exit_code == 2
+    assert "the usable kept that is there stays" in result.output
+    held = read_student(home / "encoders" / "kept")
+    assert held is not None
+    assert held.status is Status.USABLE
+
+
+def test_what_a_command_made_is_not_made_again_unless_told_to(home: Path) -> None:
+    assert distilled(home, *STILL, "--name", "once").exit_code == 0
+    result = distilled(home, *STILL, "--name", "once")
+    assert result.exit_code == 2
+    assert "add --restart to make it again" in result.output
+    assert distilled(home, *STILL, "--name", "once", "--restart").exit_code == 0
+
+
 def test_help_has_an_example_of_each_kind() -> None:
     told = CliRunner().invoke(main, ["distill", "--help"]).stdout
     for said in ("--student layers:3", "--student static", "--preset leaf-v2", "--sts", "--without", "kept as failed"):

@@ -186,7 +186,7 @@ def test_a_failed_try_leaves_the_twin_of_before_and_a_new_one_takes_its_place(
 
 
 def test_what_cannot_be_quantised_is_one_line(here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    place = tmp_path / INT8
+    place = tmp_path / "model" / INT8
     assert "no weights" in refused(lambda: quantize.quantize("hashing", place, TEXTS))
     assert "19 texts are too few" in refused(lambda: quantize.quantize("tiny", place, TEXTS[:19]))
     for kind, said in (("static", "static model"), ("torch", "cannot be converted")):
@@ -356,8 +356,15 @@ def test_a_damaged_twin_is_one_line(tmp_path: Path, name: str, how: str) -> None
     said = refused(lambda: read_twin(tmp_path / "model" / INT8))
     assert said.startswith(f"the twin in eight bits in {tmp_path / 'model' / INT8} is damaged: ")
     assert said.endswith("; run: lookahead quantize MODEL --int8")
-    if name != QUANTIZED or how != "missing":
-        assert said == refused(lambda: prepare(str(tmp_path / "model"), tmp_path / "encoder"))
+    assert said == refused(lambda: prepare(str(tmp_path / "model"), tmp_path / "encoder"))
+
+
+def test_another_width_or_prefix_in_its_description_is_damage_too(tmp_path: Path) -> None:
+    path = write_tiny_twin(tmp_path) / "encoder.json"
+    recipe = json.loads(path.read_text())
+    recipe["fingerprint"]["query_prefix"] = "query: "
+    path.write_text(json.dumps(recipe))
+    assert "encoder.json changed since it was made" in refused(lambda: read_twin(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -465,7 +472,7 @@ def convert(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tu
     model = write_encoder(tmp_path / "torch")
     for name, fake in (
         ("load", lambda spec, device: model),
-        ("_fingerprint", lambda spec, model: SPACE),
+        ("fingerprint_of", lambda spec, model: SPACE),
         ("_is_static", lambda model: False),
         ("TorchEncoder", Same),
         ("_export", export),
