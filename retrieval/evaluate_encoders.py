@@ -29,7 +29,7 @@ from retrieval.search import Fusion, Searcher, tidy_query
 from store.chunking import ChunkingRules, embedded_text
 from store.database import ArticleRow
 from store.generations import write_atomically
-from store.records import digest
+from store.records import LookaheadError, digest
 
 OWN = "the collection's own"
 _AT_ONCE = 1024  # texts an encoder is given between two looks at the bar
@@ -95,6 +95,7 @@ def own_answers(trial: Trial) -> Answers:
 def answers_of(trial: Trial, spec: str, home: Path, *, keep: Path | None = None, precision: str = AUTO) -> Answers:
     """With vectors that the encoder MODEL makes of the same texts; they stay in `keep` to be found by another run."""
     whole = find_encoder(spec, home)
+    student = read_student(Path(whole)) if Path(whole).is_dir() else None
     with tempfile.TemporaryDirectory(prefix="lookahead-trial-") as name:
         folder = Path(name)
         encoder = prepare(
@@ -116,7 +117,7 @@ def answers_of(trial: Trial, spec: str, home: Path, *, keep: Path | None = None,
         ranks,
         runs,
         seconds,
-        read_student(Path(whole)) if Path(whole).is_dir() else None,
+        student,
     )
 
 
@@ -126,7 +127,7 @@ def embedded(trial: Trial, encoder: Encoder, folder: Path) -> tuple[Vectors, flo
     space = folder / f"{encoder.fingerprint.key}-{functools.reduce(digest, trial.texts(), '')[:12]}"
     space.mkdir(parents=True, exist_ok=True)
     note, rows, texts = space / _SPENT, len(trial.ids), trial.texts()
-    seconds = float(json.loads(note.read_text())["seconds"]) if note.exists() else 0.0
+    seconds = _spent(note)
     with bar("encoding", rows, "chunks", quiet=trial.quiet) as shown:
         for number in range(shard_count(rows, SHARD_ROWS)):
             some = list(itertools.islice(texts, SHARD_ROWS))
@@ -140,9 +141,19 @@ def embedded(trial: Trial, encoder: Encoder, folder: Path) -> tuple[Vectors, flo
                 parts.append(encoder.encode(some[start : start + _AT_ONCE]))
                 seconds += time.perf_counter() - before
                 shown.update(len(parts[-1]))
-            write_shard(space / shard_name(number), np.concatenate(parts))
+            # the note first: a kill between the two must not make an encoder look faster than it is
             write_atomically(note, json.dumps({"seconds": seconds}).encode())
+            write_shard(space / shard_name(number), np.concatenate(parts))
     return Vectors(space, rows, encoder.dim, SHARD_ROWS), seconds
+
+
+def _spent(note: Path) -> float:
+    if not note.exists():
+        return 0.0
+    try:
+        return float(json.loads(note.read_text(encoding="utf-8"))["seconds"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise LookaheadError(f"{note} is damaged; remove {note.parent} and ask again") from error
 
 
 def some_articles(

@@ -26,6 +26,7 @@ from retrieval.evaluate_encoders import Answers, Trial, answers_of, chunks_of, o
 from retrieval.questions import Question, QuestionSet, Unit
 from retrieval.search import Searcher, tidy_query
 from store.generations import Collection
+from store.records import LookaheadError
 from store.sources import open_source
 
 TEXTS = {
@@ -189,6 +190,16 @@ def test_vectors_that_were_kept_are_not_made_again(
     comparing.embedded(trial_of(searcher, [1, 2]), Wordless(), tmp_path / "keep")
     comparing.embedded(trial, HashingEncoder(), tmp_path / "keep")
     assert len(list((tmp_path / "keep").iterdir())) == 3, "other texts, and another space"
+
+
+def test_a_damaged_note_of_what_was_spent_is_one_line(searcher: Searcher, tmp_path: Path) -> None:
+    trial = trial_of(searcher)
+    comparing.embedded(trial, Wordless(), tmp_path)
+    note = next(tmp_path.iterdir()) / "spent.json"
+    for raw in ("{", "[]", '{"seconds": null}'):
+        note.write_text(raw)
+        with pytest.raises(LookaheadError, match=r"spent\.json is damaged; remove .* and ask again"):
+            comparing.embedded(trial, Wordless(), tmp_path)
 
 
 # -- which articles ------------------------------------------------------------------------------------------
