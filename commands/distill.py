@@ -87,9 +87,9 @@ def distill(
     from retrieval.distillation import distill as run
     from retrieval.questions import read_questions
     from retrieval.search import Searcher
-    from retrieval.staging import making
     from retrieval.students import Plan
     from retrieval.train_predictor import device_for
+    from store.staging import making
 
     changes: dict[str, Any] = {
         "texts": texts,

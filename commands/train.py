@@ -107,8 +107,8 @@ def predictor(
     from retrieval.models import check_name, models_folder
     from retrieval.recipes import recipe_for
     from retrieval.search import Searcher
-    from retrieval.staging import making
     from retrieval.train_predictor import device_for, precision_for, train_predictor
+    from store.staging import making
 
     where = device_for(device)
     changes = {

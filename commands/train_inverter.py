@@ -65,9 +65,9 @@ def inverter(
     from retrieval.models import check_name
     from retrieval.open_inverter import is_published
     from retrieval.search import Searcher
-    from retrieval.staging import making
     from retrieval.train_inverter import InverterRecipe, train_inverter
     from retrieval.train_predictor import device_for
+    from store.staging import making
 
     given: dict[str, Any] = {
         "hours": hours,

@@ -74,9 +74,9 @@ def reranker(
     from retrieval.pipeline import Pipeline
     from retrieval.rerankers import FOLDER
     from retrieval.search import Searcher
-    from retrieval.staging import making
     from retrieval.train_predictor import device_for
     from retrieval.train_reranker import RerankRecipe, train_reranker
+    from store.staging import making
 
     changes: dict[str, Any] = {
         "kind": kind,

@@ -127,9 +127,9 @@ def towers(
     from retrieval.models import check_name, models_folder
     from retrieval.recipes import towers_recipe_for
     from retrieval.search import Searcher
-    from retrieval.staging import making
     from retrieval.train_predictor import device_for, precision_for
     from retrieval.train_towers import train_towers
+    from store.staging import making
 
     where = device_for(device)
     changes = {

@@ -31,6 +31,7 @@ from index import dense, lexical
 from index.encoder import AUTO, BUNDLED, FULL, HASHING, Encoder, fingerprint_in, lasting, open_encoder, prepare
 from index.layout import DATABASE, DENSE, ENCODER, LEXICAL, VECTORS, is_derived
 from index.progress import bar, say
+from index.students import same_model
 from index.twin import only_twin, twin_of
 from index.vectors import SHARD_ROWS, Vectors, read_shard, shard_count, shard_name, write_shard
 from store.chunking import ChunkingRules, Prefix, embedded_text, pieces_of
@@ -187,7 +188,7 @@ def _settled(parent: Generation | None, choices: Choices) -> tuple[ChunkingRules
     rules = ChunkingRules.from_json(facts["chunking"])
     held_spec = str(facts["encoder"]["spec"])
     wanted_spec = choices.encoder
-    if wanted_spec is not None and lasting(wanted_spec) == lasting(held_spec):  # the same folder, from elsewhere
+    if wanted_spec is not None and same_model(wanted_spec, held_spec):
         wanted_spec = held_spec
     asked = {
         "--encoder": (wanted_spec, held_spec),

@@ -38,8 +38,9 @@ from index.encoder import (
 from index.fast import KEEPS, MODEL, TOKENIZER, FastEncoder, cosines_of, feed, paces, read_tokenizer
 from index.graphs import ov
 from index.progress import bar, say
-from index.twin import STS_DROP, Measured, only_twin, take_place, write_twin
+from index.twin import FILES, STS_DROP, Measured, only_twin, write_twin
 from store.records import LookaheadError
+from store.staging import making
 
 AUTO, CALIBRATED, DYNAMIC = "auto", "static", "dynamic"
 MODES = (AUTO, CALIBRATED, DYNAMIC)
@@ -73,9 +74,27 @@ def quantize(
     if only_twin(spec) is not None:
         raise LookaheadError(f"{spec} is in eight bits already, and there is nothing else of it; just use it")
     started = time.perf_counter()
-    scratch = folder.with_name(f".making-{folder.name}")
-    shutil.rmtree(scratch, ignore_errors=True)  # a killed one's
-    whole = scratch / "whole"
+    try:
+        with making(folder.parent, folder.name, restart=True) as place:
+            return _made(spec, place, texts, mode, judge, seconds, started, quiet=quiet)
+    finally:
+        _leave_no_empty_folder(folder)
+
+
+def _made(
+    spec: str,
+    place: Path,
+    texts: Sequence[str],
+    mode: str,
+    judge: Callable[[Encoder], float] | None,
+    seconds: float,
+    started: float,
+    *,
+    quiet: bool,
+) -> Measured:
+    """Writes the whole twin into `place`; nothing is left there where that fails."""
+    work = place / "work"
+    whole = work / "whole"
     whole.mkdir(parents=True)
     try:
         say("converting the model and trying it: some 15 seconds", quiet=quiet)
@@ -86,12 +105,12 @@ def quantize(
         score = None if judge is None else judge(FastEncoder.compile(whole, full, bulk=True))
         ways = (CALIBRATED, DYNAMIC) if mode == AUTO else (mode,)
         for way in ways:
-            made = scratch / way
+            made = work / way
             made.mkdir()
             last = way == ways[-1]
             try:
-                work = functools.partial(write_graph, whole, made, calibrating, way, quiet=quiet)
-                apart(f"quantising {spec!r}", work, lambda sentence: say(sentence, quiet=quiet))
+                graph = functools.partial(write_graph, whole, made, calibrating, way, quiet=quiet)
+                apart(f"quantising {spec!r}", graph, lambda sentence: say(sentence, quiet=quiet))
             except LookaheadError as error:
                 if last:
                     raise
@@ -111,13 +130,21 @@ def quantize(
                 break
             fell = "" if measured.sts_drop is None else f" and loses {measured.sts_drop:.3f} on STS"
             say(f"it keeps a mean cosine of {measured.cosine_mean:.4f}{fell}; trying the dynamic way", quiet=quiet)
+        for name in FILES:
+            (made / name).replace(place / name)
         measured = replace(measured, seconds=round(time.perf_counter() - started, 1))
-        write_twin(made, ours, measured)
-        take_place(made, folder)
+        write_twin(place, ours, measured)
         return measured
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-        with contextlib.suppress(OSError):  # the folder of a model that could not be loaded
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _leave_no_empty_folder(folder: Path) -> None:
+    """Of a model that could not be loaded, and has no other files here than the lock of this making."""
+    lock = folder.with_name(f".{folder.name}.lock")
+    if list(folder.parent.iterdir()) == [lock]:
+        lock.unlink()
+        with contextlib.suppress(OSError):
             folder.parent.rmdir()
 
 

@@ -16,13 +16,14 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from index.encoder import BUNDLED, HASHING, INT8, POOLED, Encoder, folder_of, prepare
+from index.encoder import BUNDLED, HASHING, INT8, POOLED, Encoder, folder_of, lasting, prepare
 from index.progress import say
 from store.generations import write_atomically
 from store.records import LookaheadError
 
 STUDENT = "student.json"
 FORMAT = 1
+_SHIPPED = ("data", "models", "encoders")
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
@@ -101,7 +102,7 @@ def encoders_folder(home: Path) -> Path:
 
 def shipped_encoders() -> Path:
     """Those that come with the program."""
-    return Path(__file__).resolve().parent.parent / "data" / "models" / "encoders"
+    return Path(__file__).resolve().parent.parent.joinpath(*_SHIPPED)
 
 
 def check_encoder_name(name: str) -> str:
@@ -116,17 +117,30 @@ def check_encoder_name(name: str) -> str:
 
 def find_encoder(spec: str, home: Path) -> str:
     """`spec` itself, or the folder where it is the name of a model distilled here or that came with the program."""
-    if spec in (BUNDLED, HASHING) or not _NAME.fullmatch(spec):
-        return spec
-    for place in (encoders_folder(home) / spec, shipped_encoders() / spec):
-        if place.is_dir():
-            return str(place.resolve())
-    if not Path(spec).exists():  # a hub knows names without an owner too, so it is asked
+    found = _found(spec, home)
+    if found is None and _may_be_ours(spec) and not Path(spec).exists():  # a hub knows names without an owner too
         say(
             f"no encoder made here is called {spec!r} (there are: {', '.join(_names(home))}); asking the hub",
             quiet=False,
         )
-    return spec
+    return spec if found is None else str(found)
+
+
+def same_model(one: str, other: str) -> bool:
+    """Whether two specs mean one model: the same folder, or the same that came with the program, wherever the program
+    stood when it was written down."""
+    tails = [Path(spec).parts[-len(_SHIPPED) - 1 :] for spec in (one, other)]
+    shipped = tails[0] == tails[1] and tails[0][:-1] == _SHIPPED
+    return shipped or lasting(one) == lasting(other)
+
+
+def _may_be_ours(spec: str) -> bool:
+    return spec not in (BUNDLED, HASHING) and _NAME.fullmatch(spec) is not None
+
+
+def _found(spec: str, home: Path) -> Path | None:
+    places = (encoders_folder(home) / spec, shipped_encoders() / spec) if _may_be_ours(spec) else ()
+    return next((place.resolve() for place in places if place.is_dir()), None)
 
 
 def _names(home: Path) -> list[str]:
@@ -137,7 +151,7 @@ def _names(home: Path) -> list[str]:
 
 def int8_of(spec: str, home: Path) -> Path:
     """Where the eight-bit twin of a model is, or would be, kept."""
-    folder = Path(find_encoder(spec, home))
+    folder = _found(spec, home) or Path(spec)
     if spec != BUNDLED and folder.is_dir():
         return folder / INT8
     # a hub's name without an owner would make a folder that `find_encoder` takes for the model

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -138,16 +137,6 @@ def place_twin(twin: Twin, spec: str, folder: Path) -> None:
     for name in FILES:
         shutil.copyfile(twin.folder / name, folder / name)
     write_recipe(folder, {**read_recipe(twin.folder), "spec": lasting(spec)})
-
-
-def take_place(made: Path, place: Path) -> None:
-    """What was made hidden beside its place takes it; what was there before goes when that is done."""
-    before = place.with_name(f".before-{place.name}")
-    shutil.rmtree(before, ignore_errors=True)
-    if place.exists():
-        os.rename(place, before)
-    os.rename(made, place)
-    shutil.rmtree(before, ignore_errors=True)
 
 
 def _seal(path: Path) -> str:

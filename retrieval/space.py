@@ -29,9 +29,9 @@ from retrieval.models import TOWER, TOWER_WEIGHTS, Model, fitting_models, spaces
 from retrieval.runtime import CompiledPredictor, CompiledTower
 from retrieval.search import Searcher
 from retrieval.sequences import Floats, Sequences
-from retrieval.staging import making
 from store.generations import MANIFEST, Collection, DamageWarning, FileSeal, link_or_copy, seal_of, write_atomically
 from store.records import LookaheadError
+from store.staging import making
 
 FORMAT = 1
 FACTS = "space.json"

@@ -27,15 +27,21 @@ from index.fast import MODEL, FastEncoder, fastest, paces, probe
 from index.graphs import ov
 from index.quantize import of_many_lengths
 from index.students import Status, Student, find_encoder, int8_of
-from index.twin import QUANTIZED, STS_DROP, Measured, only_twin, read_twin, take_place, twin_of
+from index.twin import QUANTIZED, STS_DROP, Measured, only_twin, read_twin, twin_of
 from store.chunking import Prefix
 from store.generations import Collection
 from store.records import LookaheadError
 from store.sources import open_source
+from store.staging import making
 
 WORDS = ["the", "old", "stone", "bridge", "over", "the", "river", "mill", "of", "in", "zebra"]
 MILL = "A mill of old stone stands in the river beside it."
 TEXTS = [" ".join(WORDS[number % 11 :] + WORDS[: number % 7]) + f" {number}" for number in range(100)]
+
+
+def visible(folder: Path) -> list[str]:
+    """What stands in a folder beside the lock of a making."""
+    return [path.name for path in folder.iterdir() if path.suffix != ".lock"]
 
 
 def refused(ask: Callable[[], object]) -> str:
@@ -92,7 +98,7 @@ def test_a_twin_has_all_weights_in_eight_bits_the_token_table_too_and_stays_near
     ours, theirs = (open_encoder(folder, device="cpu").encode(TEXTS) for folder in (twin.folder, full))
     assert (ours * theirs).sum(axis=1).min() > 0.99
     assert not np.array_equal(ours, theirs)
-    assert [path.name for path in (tmp_path / "tiny").iterdir()] == [INT8]
+    assert visible(tmp_path / "tiny") == [INT8]
 
 
 def test_texts_that_are_measured_on_are_not_calibrated_on() -> None:
@@ -169,7 +175,7 @@ def test_auto_takes_the_dynamic_way_where_calibration_fails_and_no_other_way_doe
     assert made(tmp_path / INT8).mode == "dynamic"
     assert taken == ["static", "dynamic"]
     assert "static way of eight bits failed" in refused(lambda: made(tmp_path / "other", mode="static"))
-    assert [path.name for path in tmp_path.iterdir()] == [INT8]
+    assert visible(tmp_path) == [INT8]
 
 
 def test_a_failed_try_leaves_the_twin_of_before_and_a_new_one_takes_its_place(
@@ -182,7 +188,25 @@ def test_a_failed_try_leaves_the_twin_of_before_and_a_new_one_takes_its_place(
     assert read_twin(tmp_path / INT8).measured == MEASURED
     measured = made(tmp_path / INT8, mode="static")
     assert read_twin(tmp_path / INT8).measured == measured != MEASURED
-    assert [path.name for path in tmp_path.iterdir()] == [INT8]
+    assert visible(tmp_path) == [INT8]
+
+
+def test_a_twin_killed_between_two_renames_is_there_again(
+    here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graphs(monkeypatch, failing="dynamic")
+    write_tiny_twin(tmp_path / INT8).rename(tmp_path / ".before-int8")
+    refused(lambda: made(tmp_path / INT8, mode="dynamic"))
+    assert read_twin(tmp_path / INT8).measured == MEASURED
+
+
+def test_a_second_one_at_once_is_refused(here: None, tmp_path: Path) -> None:
+    with making(tmp_path, INT8) as place:
+        (place / "half").touch()
+        assert "is being made by another process" in refused(lambda: made(tmp_path / INT8))
+        assert (place / "half").exists()
+        write_tiny_twin(place)
+    assert read_twin(tmp_path / INT8).measured == MEASURED
 
 
 def test_what_cannot_be_quantised_is_one_line(here: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -689,12 +713,3 @@ def test_texts_come_from_all_over_a_collection_without_what_was_removed(tmp_path
     titled = Choices(encoder="hashing", words=10, workers=1, quiet=True, prefix=Prefix.TITLE)
     ingest(Collection(tmp_path / "collections" / "titled"), [source], titled)
     assert all(text.startswith("Bridge ") for text in command.calibration_texts(tmp_path, "titled", 100))
-
-
-def test_taking_a_place_that_was_left_between_two_renames(tmp_path: Path) -> None:
-    for name in (".before-int8", "new"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / name).touch()
-    take_place(tmp_path / "new", tmp_path / INT8)
-    assert [path.name for path in tmp_path.iterdir()] == [INT8]
-    assert [path.name for path in (tmp_path / INT8).iterdir()] == ["new"]

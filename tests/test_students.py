@@ -27,6 +27,7 @@ from index.students import (
     opened,
     read_student,
     refuse_failed,
+    same_model,
 )
 from store.records import LookaheadError
 
@@ -169,6 +170,28 @@ def test_a_name_is_found_here_first_then_among_what_came_with_the_program(home: 
     assert find_encoder("fast", home) == str(home.parent / "shipped" / "fast")
 
 
+def test_a_name_that_nobody_has_is_told_once_with_those_there_are(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert find_encoder("fsat", home) == "fsat"
+    assert int8_of("fsat", home) == home / "encoders" / "hub--fsat" / "int8"
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "called 'fsat' (there are: bundled, both, " in said
+    find_encoder("own", home)
+    find_encoder("owner/model", home)
+    assert not capsys.readouterr().err
+
+
+def test_what_came_with_the_program_is_the_same_wherever_that_stands(tmp_path: Path) -> None:
+    assert same_model("/old/data/models/encoders/fast", "/new/data/models/encoders/fast")
+    assert not same_model("/old/data/models/encoders/fast", "/old/data/models/encoders/other")
+    assert not same_model("/old/encoders/fast", "/new/encoders/fast")
+    assert same_model(str(tmp_path), f"{tmp_path}/../{tmp_path.name}")
+    assert same_model(BUNDLED, BUNDLED)
+    assert not same_model(BUNDLED, HASHING)
+
+
 @pytest.mark.parametrize(
     "spec", [BUNDLED, HASHING, "file", "nobody", "a/b", ".making-own", "../encoders/own", "pooled:own", "./own", ""]
 )
@@ -193,7 +216,9 @@ def test_names_of_small_letters_and_digits_will_do(name: str) -> None:
     assert check_encoder_name(name) == name
 
 
-@pytest.mark.parametrize("name", ["", BUNDLED, HASHING, "Layers", "a/b", ".a", "-a", "..", "a b", "a" * 65, "ä", "a\n"])
+@pytest.mark.parametrize(
+    "name", ["", BUNDLED, HASHING, "fast", "Layers", "a/b", ".a", "-a", "..", "a b", "a" * 65, "ä", "a\n"]
+)
 def test_other_names_are_refused_in_one_line(name: str) -> None:
     with pytest.raises(LookaheadError, match="is no name for an encoder; use small letters") as caught:
         check_encoder_name(name)

@@ -24,13 +24,13 @@ from retrieval.recipes import Recipe, recipe_for
 from retrieval.runtime import CompiledPredictor
 from retrieval.search import Searcher
 from retrieval.sequences import Sequences
-from retrieval.staging import making
 from retrieval.train_predictor import Trained, Watched, _begin_with, loss_of, some_articles, train_predictor
 from retrieval.training import CHECKPOINT, HEARTBEAT
 from retrieval.weights import load_weights
 from store.generations import Collection
 from store.records import LookaheadError, Split
 from store.sources import open_source
+from store.staging import making
 
 QUICK = Recipe(epochs=2, windows=64, run=16, checks=2, rate=3e-3, patience=0)
 
