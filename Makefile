@@ -7,12 +7,13 @@ PIP_FLAGS ?=
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: help install demo test test-slow check bench clean
+.PHONY: help install demo test test-slow test-browser check bench clean
 
 help:
 	@echo "make demo       set up, ingest the bundled sample, answer three questions"
 	@echo "make test       set up, run the whole test suite (under 5 minutes)"
 	@echo "make test-slow  the long ones: 200 kill -9 during ingests, the real encoder end to end"
+	@echo "make test-browser  the page in a headless Chromium (Debian: apt install chromium chromium-driver)"
 	@echo "make check      lint and type checks"
 	@echo "make bench      the benchmark tables of the README (needs ../shared/data)"
 
@@ -32,6 +33,9 @@ test: $(READY)
 test-slow: $(READY)
 	$(PY) -m pytest -m slow
 
+test-browser: $(READY)
+	$(PY) -m pytest -m browser
+
 check: $(READY)
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
@@ -40,6 +44,7 @@ check: $(READY)
 bench: $(READY)
 	$(PY) cli.py bench ingest ../shared/data/enwiki/AA
 	$(PY) cli.py bench search --collection wiki --questions ../shared/data/squad/squad-v2.0-dev-part1.json
+	$(PY) cli.py bench serve --collection wiki --questions ../shared/data/squad/squad-v2.0-dev-part1.json
 	$(PY) cli.py bench predictors --dim 768
 
 clean:

@@ -20,6 +20,7 @@ from store.records import LookaheadError
 COMMANDS = {
     "ingest": "commands.ingest:ingest",
     "search": "commands.search:search",
+    "serve": "commands.serve:serve",
     "predict-next": "commands.predict:predict_next",
     "decode": "commands.decode:decode",
     "info": "commands.keep:info",
@@ -33,6 +34,7 @@ COMMANDS = {
     "quantize": "commands.quantize:quantize",
     "evaluate": "commands.evaluate:evaluate",
     "leaderboard": "commands.leaderboard:leaderboard",
+    "sweep": "commands.sweep:sweep",
     "bench": "commands.bench:bench",
     "demo": "commands.demo:demo",
 }

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from retrieval.benchmarks.measured import Figure
 
 
+_SAMPLE = Path(__file__).resolve().parent.parent / "data" / "sample" / "articles.jsonl"
+
+
 @click.group()
 def bench() -> None:
     """Measure this machine with real work. Nothing here is a test; figures are medians and ratios of one run."""
@@ -58,6 +61,44 @@ def search(home: Path, name: str | None, questions: Path, limit: int, as_json: b
     texts = [question.text for question in read_questions(questions).questions]
     drawn = np.random.default_rng(0).permutation(len(texts))[:limit]
     _print(bench_search(existing_collection(home, name), home, [texts[place] for place in drawn], _say), as_json)
+
+
+@bench.command("serve")
+@collection_option
+@click.option("--questions", type=click.Path(path_type=Path), required=True, help="SQuAD JSON, TREC topics, or TSV.")
+@click.option("--seconds", type=click.FloatRange(3), default=60, show_default=True, help="Of the main run.")
+@click.option(
+    "--ingest",
+    "source",
+    type=click.Path(path_type=Path, exists=True),
+    default=_SAMPLE,
+    help="A few articles to publish under load.  [default: the bundled sample]",
+)
+@json_option
+@click.pass_obj
+def serve(home: Path, name: str | None, questions: Path, seconds: float, source: Path, as_json: bool) -> None:
+    """Put the service under load: searches a second, batches against none, a crowd, a publish, a cold start.
+
+    The collection itself is only read: what is ingested meanwhile goes into a copy of hard links that is thrown away.
+
+    \b
+    Example:
+      lookahead bench serve -c wiki --questions ../shared/data/squad/squad-v2.0-dev-part1.json
+    """
+    import numpy as np
+
+    from retrieval.benchmarks.serve import bench_serve
+    from retrieval.questions import read_questions
+    from retrieval.search import Searcher
+
+    collection = existing_collection(home, name)
+    texts = [question.text for question in read_questions(questions).questions]
+    order = np.random.default_rng(0)
+    with Searcher.open(collection) as searcher:
+        titles = [row.title for row in searcher.store.articles()]
+    asked = [texts[place] for place in order.permutation(len(texts))]
+    within = [titles[place] for place in order.permutation(len(titles))[:500]]
+    _print(bench_serve(collection, home, asked, within, source, seconds, _say), as_json)
 
 
 @bench.command("encode")

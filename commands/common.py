@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,31 @@ def collection_names(home: Path) -> list[str]:
 def typed() -> str:
     """The command as it was typed, so that a figure can be made again."""
     return shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:]])
+
+
+def keep_report(
+    collection: Collection | None, kind: str, write: Callable[[Path], Sequence[str]], out: Path | None
+) -> Sequence[str]:
+    """Has a report written to the folder `out`, where one was named, and beside the collection's models, in the place
+    of the last one of that kind; where that cannot be done, it is said and nothing more. `write` gets a folder and
+    names the files it made there; those in `out` come back."""
+    from retrieval.evaluations import keep
+
+    names: Sequence[str] = ()
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        names = write(out)
+
+    def fill(folder: Path) -> None:
+        if out is None:
+            write(folder)
+            return
+        for name in names:  # not made twice: plots take a second
+            shutil.copyfile(out / name, folder / name)
+
+    if collection is not None and (sentence := keep(collection, kind, typed(), fill)):
+        click.echo(sentence, err=True)
+    return names
 
 
 def print_json(row: Any) -> None:

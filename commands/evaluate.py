@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from commands.common import SEED, collection_option, existing_collection, json_option, print_json, typed
+from commands.common import SEED, collection_option, existing_collection, json_option, keep_report, print_json, typed
 from commands.evaluate_decode import decode
 from commands.evaluate_next import data, next_chunk
 from commands.evaluate_sts import sts
 from store.records import LookaheadError
+
+if TYPE_CHECKING:
+    from retrieval.encoders_report import EncodersReport
+    from retrieval.metrics import Ranks
+    from retrieval.questions import QuestionSet
+    from retrieval.reports import SearchReport
 
 
 @click.group()
@@ -57,6 +66,8 @@ def search(
     With --encoder the collection's chunks are embedded again with another model, searched exactly as its own vectors
     then are, and what each keeps of the collection's own figures is told.
 
+    The report and its plot are kept beside the collection's models, in evaluations/search, until the next one.
+
     \b
     Examples:
       lookahead evaluate search --questions data/sample/questions.tsv -c sample
@@ -72,12 +83,10 @@ def search(
     from retrieval import evaluate_encoders as comparing
     from retrieval import evaluate_search as asking
     from retrieval.encoders_report import EncodersReport, rows_of, runs_of
-    from retrieval.plots import plot_recall_curves
-    from retrieval.questions import Unit, groups_of, read_questions, within
+    from retrieval.questions import Unit, read_questions, within
     from retrieval.reports import SearchReport
     from retrieval.runs import write_run
     from retrieval.search import Fusion, Searcher
-    from store.generations import write_atomically
 
     if not specs and (articles is not None or keep is not None):
         raise LookaheadError("--articles and --keep go with --encoder MODEL; add it or leave them out")
@@ -137,15 +146,30 @@ def search(
         print_json(report.as_json())
     else:
         click.echo(report.table())
+    keep_report(collection, "search", partial(_write, report, ranks, asked, collection.name, seed), out)
     if out is not None:
-        raw = json.dumps(report.as_json(), indent=1, ensure_ascii=False).encode()
-        write_atomically(out / "report.json", raw)
-        write_atomically(out / "report.md", report.markdown().encode())
         for row, run in runs.items():
             name = row.replace("/", "--").replace(" ", "-")
             write_run(out / f"{name}.run", {key: _spaceless(found) for key, found in run.items()}, f"lookahead-{name}")
-        plot_recall_curves(ranks, out / "recall.png", f"{asked.name} in {collection.name}", groups_of(asked), seed=seed)
         click.echo(f"report.json, report.md, {len(runs)} TREC runs and recall.png are in {out.absolute()}", err=True)
+
+
+def _write(
+    report: SearchReport | EncodersReport,
+    ranks: Mapping[str, Ranks],
+    asked: QuestionSet,
+    collection: str,
+    seed: int,
+    folder: Path,
+) -> list[str]:
+    from retrieval.plots import plot_recall_curves
+    from retrieval.questions import groups_of
+    from store.generations import write_atomically
+
+    write_atomically(folder / "report.json", json.dumps(report.as_json(), indent=1, ensure_ascii=False).encode())
+    write_atomically(folder / "report.md", report.markdown().encode())
+    plot_recall_curves(ranks, folder / "recall.png", f"{asked.name} in {collection}", groups_of(asked), seed=seed)
+    return ["report.json", "report.md", "recall.png"]
 
 
 def _spaceless(found: list[tuple[str, float]]) -> list[tuple[str, float]]:

@@ -7,7 +7,16 @@ from pathlib import Path
 
 import click
 
-from commands.common import SEED, collection_option, existing_collection, hush_at_exit, json_option, print_json, typed
+from commands.common import (
+    SEED,
+    collection_option,
+    existing_collection,
+    hush_at_exit,
+    json_option,
+    keep_report,
+    print_json,
+    typed,
+)
 
 _WINDOWS = 200  # fewer are too few for a card
 
@@ -27,7 +36,7 @@ _WINDOWS = 200  # fewer are too few for a card
 @click.option("--bank", type=click.IntRange(1), metavar="N", help="Training spans looked through.  [default: all]")
 @click.option("--examples", type=click.IntRange(0), default=20, show_default=True, help="Windows shown in full.")
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Of every draw and of the bootstrap.")
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for decode.json and decode.html.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for decode.json, .md and .html.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 @json_option
 @click.pass_obj
@@ -154,12 +163,17 @@ def decode(
         print_json(report.as_json())
     else:
         click.echo(report.table())
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
+
+    def write(folder: Path) -> list[str]:
         raw = json.dumps(report.as_json(every=True), indent=1, ensure_ascii=False)
-        write_atomically(out / "decode.json", raw.encode())
+        write_atomically(folder / "decode.json", raw.encode("utf-8", "replace"))
+        write_atomically(folder / "decode.md", "\n".join(report.markdown()).encode("utf-8", "replace"))
+        return ["decode.json", "decode.md"]
+
+    keep_report(collection, "decode", write, out)
+    if out is not None:
         write_atomically(out / "decode.html", page(report).encode("utf-8", "replace"))
-        click.echo(f"decode.json and decode.html are in {out.absolute()}", err=True)
+        click.echo(f"decode.json, decode.md and decode.html are in {out.absolute()}", err=True)
     usual = (split, bank, steps, beam) == ("test", None, STEPS, BEAM) and len(asked_of) >= _WINDOWS
     if usual and own is not None and not own.shipped and InverterConfig.read(own.folder) == own.config:
         # one that was trained again meanwhile is another one

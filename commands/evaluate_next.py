@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from commands.common import SEED, collection_option, existing_collection, json_option, print_json, typed
+from commands.common import SEED, collection_option, existing_collection, json_option, keep_report, print_json, typed
 from store.records import LookaheadError
 
 if TYPE_CHECKING:
@@ -92,6 +92,8 @@ def next_chunk(
     A model that has a reranker gets a row with it. With --ablate its parts are judged one by one (bank heldout),
     several models are held against the first one named, and the rule "the chunk after the last one" is told apart.
 
+    The report and its plots are kept beside the collection's models, in evaluations/next, until the next one.
+
     \b
     Examples:
       lookahead evaluate next --collection wiki --model amn --model gru --baselines
@@ -101,6 +103,7 @@ def next_chunk(
     """
     import contextlib
     from dataclasses import replace
+    from functools import partial
 
     from retrieval.baselines import BASELINES, Fitted, fitted
     from retrieval.candidates import ASSIST
@@ -247,8 +250,9 @@ def next_chunk(
         print_json(report.as_json())
     else:
         click.echo(report.table())
+    keep_report(collection, "next", partial(_write, report, outcome, seed), out)
     if out is not None:
-        _write(report, outcome, out, seed)
+        _write_runs(outcome, out)
         click.echo(f"report.json, report.md, TREC runs, recall.png and ranks.png are in {out.absolute()}", err=True)
     everything = limit is None and rerank is not False
     if baselines and protocol == "all" and split == "test" and everything and shortest == CONTEXT:
@@ -308,24 +312,17 @@ def _whole(searcher: Searcher) -> Whole:
     return Whole(searcher.vectors, np.arange(rows) if searcher.alive is None else searcher.alive.ids)
 
 
-def _write(report: NextReport, outcome: Outcome, out: Path, seed: int) -> None:
+def _write(report: NextReport, outcome: Outcome, seed: int, out: Path) -> list[str]:
     import numpy as np
 
     from retrieval.baselines import LEAST_SQUARES, MEAN_VECTOR
     from retrieval.evaluate_next import ORACLE, View
     from retrieval.metrics import Ranks
     from retrieval.plots import plot_rank_histogram, plot_recall_curves
-    from retrieval.runs import write_run
     from store.generations import write_atomically
 
-    out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "report.json", json.dumps(report.as_json(), indent=1, ensure_ascii=False).encode())
     write_atomically(out / "report.md", report.markdown().encode())
-    for name, run in outcome.runs.items():
-        spaceless = name.replace(" ", "-")
-        write_run(out / f"{spaceless}.run", run, f"lookahead-{spaceless}")
-    asked = next(iter(outcome.runs.values()), {})
-    write_atomically(out / "qrels.txt", "".join(f"{query} 0 {query} 1\n" for query in asked).encode())
     judgement = next(one for one in outcome.judgements if one.view is View.NEW)
     shown = [row.name for row in next(table.rows for table in report.tables if table.view is View.NEW)]
     rows: dict[str, Ranks] = {
@@ -336,3 +333,15 @@ def _write(report: NextReport, outcome: Outcome, out: Path, seed: int) -> None:
     title = f"the next chunk of {report.collection}, bank {judgement.bank}, {judgement.view}"
     plot_recall_curves(rows, out / "recall.png", title, judgement.article.tolist(), seed=seed)
     plot_rank_histogram(rows, out / "ranks.png", title)
+    return ["report.json", "report.md", "recall.png", "ranks.png"]
+
+
+def _write_runs(outcome: Outcome, out: Path) -> None:
+    from retrieval.runs import write_run
+    from store.generations import write_atomically
+
+    for name, run in outcome.runs.items():
+        spaceless = name.replace(" ", "-")
+        write_run(out / f"{spaceless}.run", run, f"lookahead-{spaceless}")
+    asked = next(iter(outcome.runs.values()), {})
+    write_atomically(out / "qrels.txt", "".join(f"{query} 0 {query} 1\n" for query in asked).encode())

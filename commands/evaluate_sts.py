@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from commands.common import SEED, existing_collection, hush_at_exit, json_option, print_json, typed
+from commands.common import SEED, existing_collection, hush_at_exit, json_option, keep_report, print_json, typed
 from store.generations import Collection
 from store.records import LookaheadError
 
@@ -74,7 +74,8 @@ def sts(
     machine that does other things too.
 
     With --mteb the pairs come from the hub, and mteb's own evaluator is asked as well (pip install 'lookahead[mteb]').
-    With --json the report is one JSON document.
+    With --json the report is one JSON document. With --collection it is kept beside that collection's models, in
+    evaluations/sts, until the next one.
 
     \b
     Examples:
@@ -168,20 +169,24 @@ def sts(
         print_json(report.as_json())
     else:
         click.echo(report.table())
-    if out is not None:
+
+    def write(folder: Path) -> list[str]:
         raw = json.dumps(report.as_json(), indent=1, ensure_ascii=False, allow_nan=False)
-        write_atomically(out / "sts.json", raw.encode())
-        write_atomically(out / "sts.md", report.markdown().encode())
-        written = ["sts.json", "sts.md"]
-        if report.points():
-            plot_quality_speed(
-                report.points(),
-                out / "sts.png",
-                f"{report.chosen().key}: quality against speed",
-                speed=f"texts of {SPEED_WORDS} words a second, on this machine",
-                quality="Spearman",
-            )
-            written.append("sts.png")
+        write_atomically(folder / "sts.json", raw.encode())
+        write_atomically(folder / "sts.md", report.markdown().encode())
+        if not report.points():
+            return ["sts.json", "sts.md"]
+        plot_quality_speed(
+            report.points(),
+            folder / "sts.png",
+            f"{report.chosen().key}: quality against speed",
+            speed=f"texts of {SPEED_WORDS} words a second, on this machine",
+            quality="Spearman",
+        )
+        return ["sts.json", "sts.md", "sts.png"]
+
+    written = keep_report(collection, "sts", write, out)
+    if out is not None:
         click.echo(f"{', '.join(written)} are in {out.absolute()}", err=True)
 
 

@@ -19,7 +19,7 @@ from commands.common import (
     print_json,
 )
 from commands.decode import cosine_line, decoder_dict, effort_options, gist_dict, show_words
-from commands.search import as_dict
+from retrieval.search_rows import as_dict
 from store.records import LookaheadError
 
 if TYPE_CHECKING:

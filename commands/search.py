@@ -58,6 +58,7 @@ def search(
       lookahead search "tea" --json | jq .title
     """
     from retrieval.search import Fusion, Mode, Searcher
+    from retrieval.search_rows import as_dict, why_fewer
     from store.database import Filter
     from store.records import Split
 
@@ -70,27 +71,7 @@ def search(
         else:
             show(searcher, query, passages, explain=explain)
         if len(passages) < k and not as_json:
-            click.echo(_why_fewer(len(passages), mode, bool(wanted)), err=True)
-
-
-def as_dict(place: int, passage: Passage) -> dict[str, object]:
-    """A passage for JSON."""
-    chunk, parts = passage.chunk, passage.parts
-    return {
-        "rank": place,
-        "score": round(passage.score, 6),
-        "chunk_id": chunk.chunk_id,
-        "page_id": chunk.page_id,
-        "position": chunk.position,
-        "title": passage.title,
-        "section": chunk.section,
-        "text": chunk.text,
-        "dense": None if parts.dense is None else round(parts.dense, 6),
-        "dense_rank": parts.dense_rank,
-        "lexical": None if parts.lexical is None else round(parts.lexical, 6),
-        "lexical_rank": parts.lexical_rank,
-        "closeness": None if parts.closeness is None else round(parts.closeness, 6),
-    }
+            click.echo(why_fewer(len(passages), mode, bool(wanted)), err=True)
 
 
 def show(searcher: Searcher, query: str, passages: list[Passage], *, explain: bool) -> None:
@@ -139,11 +120,3 @@ def _wrapped(text: str, width: int) -> list[str]:
         else:
             line, room = (f"{line} {word}", room + 1 + length) if line else (word, length)
     return [*lines, line]
-
-
-def _why_fewer(found: int, mode: str, filtered: bool) -> str:
-    if filtered:
-        return f"{found or 'no'} passages pass the filter" + (" and hold the words" if mode == "lexical" else "")
-    if mode == "lexical":
-        return f"{found or 'no'} passages hold any of the words; --mode hybrid also finds them by meaning"
-    return f"the collection has {found} different passages: these are all"

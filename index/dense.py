@@ -6,9 +6,10 @@ its breadth of search is tuned at build time against exact search, and both are 
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -29,6 +30,8 @@ RECALL_GOAL = 0.995  # on the probes; real questions lie farther from the chunks
 _BREADTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 _LINKS = 24
 _RESCORED = 4  # candidates per hit that a coarse index fetches before exact scores decide
+_ALONE_BELOW = 64  # questions at once for which one thread searches: the others would spin for longer than they help
+_AT_ONCE = 8192  # vectors gathered for exact cosines
 _WIDER = 4  # times the breadth for a filter: what passes need not lie near the question, as it does when tuning
 
 
@@ -86,7 +89,7 @@ class IdSet:
 
 
 class DenseIndex:
-    """A FAISS index over the chunks of a generation, with the shards it was built from."""
+    """A FAISS index over the chunks of a generation, with the shards it was built from. Threads may search at once."""
 
     def __init__(self, index: Any, facts: DenseFacts, vectors: Vectors) -> None:
         self._index = index
@@ -122,9 +125,20 @@ class DenseIndex:
 
     def cosines(self, query: Floats, ids: NDArray[np.int64]) -> Floats:
         """Exact cosines of one vector (dim,) with the chunks of those ids."""
-        _check_queries(query[None, :], self.facts.dim)
-        scores: Floats = normalised(self._vectors.gather(ids)) @ normalised(query[None, :])[0]
-        return scores
+        return self.cosines_many(query[None, :], [ids])[0]
+
+    def cosines_many(self, queries: Floats, ids: Sequence[NDArray[np.int64]]) -> list[Floats]:
+        """`cosines` of each row of (q, dim) with its own ids; vectors are read for several rows at once."""
+        _check_queries(queries, self.facts.dim)
+        found: list[Floats] = []
+        for start, stop in _stretches([len(some) for some in ids], _AT_ONCE):
+            rows = self._vectors.gather(np.concatenate(ids[start:stop]))
+            lengths = np.maximum(np.sqrt(np.einsum("nd,nd->n", rows, rows)), 1e-12)
+            ends = np.cumsum([len(some) for some in ids[start:stop]])
+            for unit, last, some in zip(normalised(queries[start:stop]), ends, ids[start:stop], strict=True):
+                own = slice(last - len(some), last)
+                found.append(rows[own] @ unit / lengths[own])
+        return found
 
     def _search(self, unit: Floats, k: int, within: IdSet | None, *, everywhere: bool) -> list[list[Hit]]:
         """Through the graph or the nearest lists, or `everywhere`: every chunk (that passes) is compared."""
@@ -149,7 +163,8 @@ class DenseIndex:
             parameters = faiss.SearchParametersIVF(
                 nprobe=index.nlist if everywhere else min(index.nlist, lists), sel=selector
             )
-        scores, ids = index.search(unit, wanted, params=parameters)
+        with _threads(1 if len(unit) < _ALONE_BELOW else None):
+            scores, ids = index.search(unit, wanted, params=parameters)
         rows = [_hits(row_ids, row) for row_ids, row in zip(ids, scores, strict=True)]
         if self.facts.kind is Kind.IVF:
             rows = [self._rescored(query, row, k) for query, row in zip(unit, rows, strict=True)]
@@ -247,6 +262,29 @@ def normalised(vectors: Floats) -> Floats:
     return np.ascontiguousarray(vectors / np.maximum(lengths, 1e-12), dtype=np.float32)
 
 
+@contextlib.contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """How many of FAISS's threads this one may use meanwhile; None: as many as otherwise."""
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(before if count is None else count)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
+
+
+def _stretches(sizes: Sequence[int], most: int) -> Iterator[tuple[int, int]]:
+    """(start, stop) of runs whose sizes add up to `most` or less; a larger one stands alone."""
+    start = held = 0
+    for place, size in enumerate(sizes):
+        if place > start and held + size > most:
+            yield start, place
+            start, held = place, 0
+        held += size
+    if start < len(sizes):
+        yield start, len(sizes)
+
+
 def _kind_for(rows: int, dim: int, memory: int) -> Kind:
     if rows < FLAT_BELOW:
         return Kind.FLAT
@@ -297,7 +335,7 @@ def recall(found: list[list[Hit]], truth: list[list[Hit]]) -> float:
 
 def _hits(ids: NDArray[np.int64], scores: Floats) -> list[Hit]:
     """Sorted by score, ties by id; FAISS's -1 padding and duplicates are gone."""
-    pairs = {int(chunk_id): float(score) for chunk_id, score in zip(ids, scores, strict=True) if chunk_id >= 0}
+    pairs = {one: score for one, score in zip(ids.tolist(), scores.tolist(), strict=True) if one >= 0}
     return [Hit(*pair) for pair in sorted(pairs.items(), key=lambda pair: (-pair[1], pair[0]))]
 
 

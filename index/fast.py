@@ -22,6 +22,9 @@ from store.records import LookaheadError
 
 MODEL, TOKENIZER = "model.xml", "tokenizer.json"
 BATCH = 16  # with texts sorted by length, larger batches only leave the caches
+QUERY_BATCH = 8  # questions are short and of all lengths: the smaller a batch, the less of it is padding
+ALONE_BELOW = 100_000_000  # bytes of a model that one thread runs as soon as two, whose every step waits for the other
+_STEP = 4  # tokens by which queries grow longer: each shape is prepared once and kept, and so there are fewer
 SAME_SPACE = 0.999  # cosine to float32 above which a lower precision is the same space
 # mean cosine to float32 from which eight bits will do: the smallest is that of the oddest text, and what a mean hides
 # is watched over by the STS scores that are asked for beside it
@@ -32,17 +35,25 @@ class FastEncoder:
     """An OpenVINO model whose output is the finished vector: pooling and normalising are inside its graph."""
 
     def __init__(
-        self, compiled: Any, tokenizer: Tokenizer, fingerprint: Fingerprint, inputs: Sequence[str], streams: int
+        self,
+        compiled: Any,
+        tokenizer: Tokenizer,
+        fingerprint: Fingerprint,
+        inputs: Sequence[str],
+        streams: int,
+        *,
+        bulk: bool = True,
     ) -> None:
         self._compiled = compiled
         self._tokenizer = tokenizer
         self._inputs = inputs
         self._streams = streams
+        self._bulk = bulk
         self.fingerprint = fingerprint
 
     @classmethod
     def open(cls, folder: Path, *, bulk: bool) -> FastEncoder:
-        """For bulk work one stream a core; for a single query all cores on one."""
+        """For bulk work one stream a core; for a few queries one stream, on one core or, for a large model, on all."""
         recipe = read_recipe(folder)
         precision = recipe["precision"] if recipe["precision"] in (INT8, *precisions()) else "f32"
         return cls.compile(folder, precision, bulk=bulk)
@@ -58,6 +69,8 @@ class FastEncoder:
             "PERFORMANCE_HINT": "THROUGHPUT" if bulk else "LATENCY",
             "INFERENCE_PRECISION_HINT": rest,
         }
+        if not bulk and _size(folder) < ALONE_BELOW:
+            hint["INFERENCE_NUM_THREADS"] = 1
         if "group" in recipe:  # values of an activation that share a scale, where scales are found while it runs
             hint["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = recipe["group"]
         try:
@@ -66,7 +79,7 @@ class FastEncoder:
             raise LookaheadError(f"cannot load the encoder in {folder}: {_first_line(error)}") from error
         tokenizer = read_tokenizer(folder, fingerprint.max_tokens)
         streams = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
-        return cls(compiled, tokenizer, fingerprint, recipe["inputs"], streams)
+        return cls(compiled, tokenizer, fingerprint, recipe["inputs"], streams, bulk=bulk)
 
     @property
     def name(self) -> str:
@@ -87,8 +100,10 @@ class FastEncoder:
         tokens = [encoding.ids for encoding in self._tokenizer.encode_batch(texts)]
         order = sorted(range(len(tokens)), key=lambda place: -len(tokens[place]))
         out = np.empty((len(texts), self.dim), dtype=np.float32)
-        batches = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
-        if len(batches) == 1:  # one question: no queue, and safe from several threads at once
+        size = BATCH if self._bulk else QUERY_BATCH
+        batches = [order[start : start + size] for start in range(0, len(order), size)]
+        # requests are this call's own, here and below, so that several threads may encode at once
+        if len(batches) == 1:
             out[batches[0]] = self._compiled.create_infer_request().infer(self._fed(tokens, batches[0]))[0]
             return out
         # requests are waited for in turn and by this thread: an AsyncInferQueue with a callback now and then never
@@ -104,7 +119,9 @@ class FastEncoder:
         return out
 
     def _fed(self, tokens: list[list[int]], places: list[int]) -> dict[str, NDArray[np.int64]]:
-        return feed([tokens[place] for place in places], self._inputs)
+        longest = max(len(tokens[place]) for place in places)
+        room = longest if self._bulk else min(-(-longest // _STEP) * _STEP, max(longest, self.fingerprint.max_tokens))
+        return feed([tokens[place] for place in places], self._inputs, room)
 
 
 def read_tokenizer(folder: Path, max_tokens: int) -> Tokenizer:
@@ -118,15 +135,21 @@ def read_tokenizer(folder: Path, max_tokens: int) -> Tokenizer:
     return tokenizer
 
 
-def feed(rows: Sequence[Sequence[int]], inputs: Sequence[str]) -> dict[str, NDArray[np.int64]]:
-    """Token ids of texts as the arrays (texts, longest) that a graph takes."""
-    ids = np.zeros((len(rows), max(1, *(len(row) for row in rows))), dtype=np.int64)
+def feed(rows: Sequence[Sequence[int]], inputs: Sequence[str], room: int = 1) -> dict[str, NDArray[np.int64]]:
+    """Token ids of texts as the arrays (texts, longest) that a graph takes, with room for so many tokens or more."""
+    ids = np.zeros((len(rows), max(1, room, *(len(row) for row in rows))), dtype=np.int64)
     mask = np.zeros_like(ids)
     for number, row in enumerate(rows):
         ids[number, : len(row)] = row
         mask[number, : len(row)] = 1
     known = {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}
     return {name: known[name] for name in inputs}
+
+
+def _size(folder: Path) -> int:
+    """Bytes of a model's weights; none where they are missing, which loading it will say."""
+    weights = (folder / MODEL).with_suffix(".bin")
+    return weights.stat().st_size if weights.exists() else 0
 
 
 def _collect(pair: tuple[Any, list[int]], out: NDArray[np.float32]) -> Any:

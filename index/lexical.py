@@ -9,7 +9,8 @@ import math
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ from store.records import LookaheadError
 TITLE_WEIGHT = 0.5  # of a word in the title against one in the text; measured: README
 LONGEST_QUERY = 64  # different words; the rest of a longer query is not looked up
 _SET_QUERY_BELOW = 5_000  # a filter that leaves fewer ids becomes part of the query
+_NAMED_BELOW = 1_000  # so few ids are found sooner one by one than as a set
+_ALONE_BELOW = 1_000  # ids times words: so few are looked up sooner than read past
+_WORDS_KEPT = 16_384  # of texts that were shown, with their stems
 
 _WORD = re.compile(r"\w+")
 _STEMMERS = {
@@ -48,13 +52,17 @@ _STEMMERS = {
 
 
 class LexicalIndex:
-    """A tantivy index; searching one that is being replaced by the next generation goes on undisturbed."""
+    """A tantivy index; searching one that is being replaced by the next generation goes on undisturbed.
+
+    Threads may search at once: none of tantivy's parts that are used here has a state of its own.
+    """
 
     def __init__(self, index: tantivy.Index, language: str) -> None:
         self._index = index
         self._searcher = index.searcher()
         self._schema = index.schema
         self._analyzer = _analyzer(language)
+        self._stems_in = lru_cache(_WORDS_KEPT)(self.stems)
 
     @classmethod
     def open(cls, folder: Path, language: str) -> LexicalIndex:
@@ -94,7 +102,7 @@ class LexicalIndex:
     def spans(self, text: str, query: str) -> list[tuple[int, int]]:
         """Where in a text the query's words stand, whatever their ending."""
         wanted = set(self.words(query))
-        return [match.span() for match in _WORD.finditer(text) if wanted.intersection(self.words(match[0]))]
+        return [match.span() for match in _WORD.finditer(text) if not wanted.isdisjoint(self._stems_in(match[0]))]
 
     def search(self, query: str, k: int, within: IdSet | None = None) -> list[Hit]:
         """The `k` chunks with the highest BM25, fewer where fewer hold any of the words (and lie in `within`)."""
@@ -109,23 +117,40 @@ class LexicalIndex:
 
     def scores(self, query: str, ids: NDArray[np.int64]) -> dict[int, float]:
         """BM25 of those chunks; one that holds none of the words is absent."""
-        wanted = self._any_of(self.words(query)[:LONGEST_QUERY])
+        words = self.words(query)[:LONGEST_QUERY]
+        wanted = self._any_of(words)
         if wanted is None or not len(ids):
             return {}
-        return {hit.chunk_id: hit.score for hit in self._top(self._only(wanted, ids), len(ids))}
+        if len(words) * len(ids) < _ALONE_BELOW:
+            wanted = self._those(ids)
+            for word in self._each(words):  # upon each other: tantivy reads an "or" on through the chunks between
+                wanted = tantivy.Query.boolean_query([(tantivy.Occur.Must, wanted), (tantivy.Occur.Should, word)])
+        else:
+            wanted = self._only(wanted, ids)
+        return {hit.chunk_id: hit.score for hit in self._top(wanted, len(ids)) if hit.score > 0}
 
     def _any_of(self, words: list[str]) -> tantivy.Query | None:
-        should = []
-        for word in words:
-            should.append((tantivy.Occur.Should, tantivy.Query.term_query(self._schema, "text", word)))
-            title = tantivy.Query.term_query(self._schema, "title", word)
-            should.append((tantivy.Occur.Should, tantivy.Query.boost_query(title, TITLE_WEIGHT)))
+        should = [(tantivy.Occur.Should, word) for word in self._each(words)]
         return tantivy.Query.boolean_query(should) if should else None
 
+    def _each(self, words: list[str]) -> Iterator[tantivy.Query]:
+        """Every word in the text and in the title."""
+        for word in words:
+            yield tantivy.Query.term_query(self._schema, "text", word)
+            title = tantivy.Query.term_query(self._schema, "title", word)
+            yield tantivy.Query.boost_query(title, TITLE_WEIGHT)
+
     def _only(self, wanted: tantivy.Query, ids: NDArray[np.int64]) -> tantivy.Query:
-        allowed = tantivy.Query.term_set_query(self._schema, "chunk_id", ids.tolist())
-        silent = tantivy.Query.const_score_query(allowed, 0.0)
-        return tantivy.Query.boolean_query([(tantivy.Occur.Must, wanted), (tantivy.Occur.Must, silent)])
+        return tantivy.Query.boolean_query([(tantivy.Occur.Must, wanted), (tantivy.Occur.Must, self._those(ids))])
+
+    def _those(self, ids: NDArray[np.int64]) -> tantivy.Query:
+        """The chunks of those ids, with a score of 0."""
+        if len(ids) < _NAMED_BELOW:  # parsed: a term made of a Python int is signed and matches nothing here
+            named = " ".join(f"chunk_id:{chunk_id}" for chunk_id in ids.tolist() if chunk_id >= 0)
+            those = self._index.parse_query(named, ["chunk_id"])
+        else:
+            those = tantivy.Query.term_set_query(self._schema, "chunk_id", ids.tolist())
+        return tantivy.Query.const_score_query(those, 0.0)
 
     def _top(self, wanted: tantivy.Query, k: int) -> list[Hit]:
         found = self._searcher.search(wanted, k, count=False).hits

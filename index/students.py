@@ -120,7 +120,7 @@ def find_encoder(spec: str, home: Path) -> str:
     found = _found(spec, home)
     if found is None and _may_be_ours(spec) and not Path(spec).exists():  # a hub knows names without an owner too
         say(
-            f"no encoder made here is called {spec!r} (there are: {', '.join(_names(home))}); asking the hub",
+            f"no encoder made here is called {spec!r} (there are: {', '.join(encoder_names(home))}); asking the hub",
             quiet=False,
         )
     return spec if found is None else str(found)
@@ -143,10 +143,11 @@ def _found(spec: str, home: Path) -> Path | None:
     return next((place.resolve() for place in places if place.is_dir()), None)
 
 
-def _names(home: Path) -> list[str]:
+def encoder_names(home: Path) -> list[str]:
+    """The bundled one, those distilled here and those that came with the program; students that failed too."""
     places = [place for place in (encoders_folder(home), shipped_encoders()) if place.is_dir()]
     names = {path.name for place in places for path in place.iterdir() if path.is_dir()}
-    return [BUNDLED, *sorted(name for name in names if not name.startswith("."))]
+    return [BUNDLED, *sorted(name for name in names - {BUNDLED} if not name.startswith("."))]
 
 
 def int8_of(spec: str, home: Path) -> Path:

@@ -6,6 +6,7 @@ It does not know what a row means, nor what cosine is.
 from __future__ import annotations
 
 import os
+import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -29,6 +30,7 @@ class Vectors:
         self.dim = dim
         self.shard_rows = shard_rows
         self._open: OrderedDict[int, NDArray[np.float16]] = OrderedDict()
+        self._opening = threading.Lock()
 
     def __len__(self) -> int:
         return self._rows
@@ -60,16 +62,17 @@ class Vectors:
             self._shard(number)
 
     def _shard(self, number: int) -> NDArray[np.float16]:
-        shard = self._open.get(number)
-        if shard is None:
-            expected = min(self.shard_rows, self._rows - number * self.shard_rows)
-            shard = read_shard(self._folder / shard_name(number), expected, self.dim)
-            self._open[number] = shard
-            if len(self._open) > _OPEN_SHARDS:
-                self._open.popitem(last=False)
-        else:
-            self._open.move_to_end(number)
-        return shard
+        with self._opening:
+            shard = self._open.get(number)
+            if shard is None:
+                expected = min(self.shard_rows, self._rows - number * self.shard_rows)
+                shard = read_shard(self._folder / shard_name(number), expected, self.dim)
+                self._open[number] = shard
+                if len(self._open) > _OPEN_SHARDS:
+                    self._open.popitem(last=False)
+            else:
+                self._open.move_to_end(number)
+            return shard
 
 
 def shard_name(number: int) -> str:

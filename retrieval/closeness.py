@@ -6,7 +6,6 @@ stand in a chunk; an answer has them in one sentence (term proximity: Rasolofo a
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
 SPAN = 20  # words, about a sentence; measured: README, "Choices that were measured"
@@ -21,7 +20,7 @@ def closeness(rarity: Mapping[str, float], words: Sequence[str], span: int = SPA
     if total <= 0:
         return 0.0
     places = [(place, word) for place, word in enumerate(words) if word in rarity]
-    inside: Counter[str] = Counter()
+    inside = dict.fromkeys(rarity, 0)
     best = held = 0.0
     left = 0
     for place, word in places:
@@ -34,5 +33,6 @@ def closeness(rarity: Mapping[str, float], words: Sequence[str], span: int = SPA
             if not inside[gone]:
                 held -= rarity[gone]
             left += 1
-        best = max(best, held)
+        if held > best:
+            best = held
     return best / total

@@ -202,12 +202,12 @@ class Foreseen(DenseIndex):
                     self._near[query.tobytes()] = [Hit(int(ids[hit.chunk_id]), hit.score) for hit in hits]
                 shown.update(len(some))
 
-    def search(self, query: Floats, k: int, within: IdSet | None = None) -> list[Hit]:
+    def search_many(self, queries: Floats, k: int, within: IdSet | None = None) -> list[list[Hit]]:
         """`within` is the whole of what was compared."""
-        return self._near[query.tobytes()][:k]
+        return [self._near[query.tobytes()][:k] for query in queries]
 
-    def cosines(self, query: Floats, ids: Ids) -> Floats:
-        return super().cosines(query, np.searchsorted(self._ids, ids))
+    def cosines_many(self, queries: Floats, ids: Sequence[Ids]) -> list[Floats]:
+        return super().cosines_many(queries, [np.searchsorted(self._ids, some) for some in ids])
 
 
 def _asked(trial: Trial, encoder: Encoder, vectors: Vectors) -> tuple[dict[str, list[int | None]], dict[str, Run]]:

@@ -130,6 +130,20 @@ def find_inverter(
     )
 
 
+def fitting_inverters(collection: Collection, encoder: Fingerprint) -> list[FoundInverter]:
+    """All for the encoder, the one that is taken where none is named first: the collection's own before those that came
+    with the program, of which one of the same name is left out."""
+    there = [
+        *_inverters_in(inverters_folder(collection), shipped=False),
+        *_inverters_in(models.SHIPPED / FOLDER, shipped=True),
+    ]
+    found: dict[str, FoundInverter] = {}
+    for one in there:
+        if one.config.encoder == encoder:
+            found.setdefault(one.name, one)
+    return list(found.values())
+
+
 def _named(name: str, encoder: Fingerprint, places: tuple[Path, Path], train: str) -> FoundInverter:
     """The one of that name in the first of the places where it fits."""
     found = [

@@ -21,7 +21,9 @@ from retrieval.reports import Estimate
 from store.generations import write_atomically
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
+    from matplotlib.container import ErrorbarContainer
     from matplotlib.figure import Figure
     from matplotlib.legend import Legend
 
@@ -264,3 +266,50 @@ def plot_quality_speed(
     axes.set_xlabel(speed)
     axes.set_ylabel(quality)
     _save(figure, axes.legend(lines, labels, loc="best", title="bars: 95 % interval"), path)
+
+
+def plot_front(
+    points: Mapping[str, tuple[float, float, float]],
+    front: Sequence[str],
+    lines: Mapping[str, float],
+    path: Path,
+    title: str,
+    *,
+    cost: str,
+    quality: str,
+) -> None:
+    """Draws quality against cost on a logarithmic axis, to a PNG file, with the front joined and named. `points` are
+    name → (cost, quality, half the length of its bar), `lines` the level lines; `cost` and `quality` say what the axes
+    are."""
+    figure, axes = _empty(title)
+    others = [point for name, point in points.items() if name not in front]
+    held: list[Artist | ErrorbarContainer] = []
+    labels = []
+    if others:
+        x, y, error = zip(*others, strict=True)
+        held.append(axes.errorbar(x, y, yerr=error, fmt="o", color="#999999", markersize=5, capsize=2))
+        labels.append("others")
+    if front:
+        x, y, error = zip(*(points[name] for name in front), strict=True)
+        held.append(axes.errorbar(x, y, yerr=error, fmt="o-", color=_COLORS[0], markersize=6, capsize=2))
+        labels.append("front: nothing is better and cheaper")
+    for place, name in enumerate(front):
+        across, up, _ = points[name]
+        side = (5, -11) if place % 2 else (-5, 7)  # neighbours on a front lie close
+        at = "left" if place % 2 else "right"
+        label = axes.annotate(name, (across, up), side, textcoords="offset points", ha=at, fontsize=7)
+        label.set_parse_math(False)
+    for (name, level), dashes in zip(lines.items(), cycle(_DASHES[1:]), strict=False):
+        held.append(axes.axhline(level, color="#555555", linestyle=dashes, linewidth=1.2))
+        labels.append(f"{name}  ({level:.3f})")
+    costs = [point[0] for point in points.values()]
+    left, right = min(costs) / 1.6, max(costs) * 1.6
+    axes.set_xscale("log")
+    axes.set_xlim(left, right)
+    ticks = [base * 10.0**power for power in range(-2, 10) for base in (1, 2, 5) if left <= base * 10.0**power <= right]
+    axes.set_xticks(ticks, [f"{tick:,g}" if tick < 1e6 else f"{tick / 1e6:g}M" for tick in ticks])
+    axes.minorticks_off()
+    axes.margins(y=0.12)
+    axes.set_xlabel(cost)
+    axes.set_ylabel(quality)
+    _save(figure, axes.legend(held, labels, loc="best"), path)

@@ -5,15 +5,17 @@ It does not know how an index is built or printed; it reads one published genera
 
 from __future__ import annotations
 
+import sys
+import threading
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +28,7 @@ from index.vectors import Vectors
 from retrieval.closeness import closeness
 from store.database import Filter, Found, Store
 from store.generations import Collection, Generation
+from store.kept import Kept
 from store.records import Chunk, LookaheadError
 
 LONGEST_QUERY = 10_000  # characters; the encoder reads a few hundred words of them
@@ -35,6 +38,8 @@ DENSE_WEIGHT = 0.7  # these three were measured: README, "Choices that were meas
 CLOSENESS_WEIGHT = 2.0
 READ = 20  # of the fused list are read for how close the question's words stand
 EVERYTHING = Filter()
+_MORE = 5  # texts looked up beyond k, for equal ones among them
+_STEMS_KEPT = 16_384  # chunks whose stems are kept at hand: about 1 KB each
 _RRF = 60  # Cormack, Clarke and Büttcher, 2009
 
 
@@ -77,22 +82,72 @@ class Passage:
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """A passage whose text need not have been looked up yet."""
+    """A passage whose text was not looked up yet."""
 
     chunk_id: int
     score: float
     parts: Parts
-    found: Found | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One of the searches that are made together: what `Searcher.search` is given."""
+
+    query: str
+    k: int = 5
+    mode: Mode = Mode.HYBRID
+    wanted: Filter = EVERYTHING
+    fusion: Fusion = Fusion.ZSUM
+
+
+@dataclass(slots=True)
+class _Asked:
+    """A question as it is worked on: each list gives its top `depth`, which grows where too few answers came of it."""
+
+    query: str
+    depth: int
+    mode: Mode
+    within: IdSet | None
+    fusion: Fusion
+    vector: NDArray[np.float32] | None = None  # once it is encoded; never in lexical mode
+    near: list[Hit] = field(default_factory=list)
+    worded: list[Hit] = field(default_factory=list)
+    ranked: list[Ranked] = field(default_factory=list)  # of the two lists or the one
+
+
+T = TypeVar("T")
+
+
+class _once(cached_property[T]):
+    """A property that is made when it is first asked for, by one thread while the others that ask wait."""
+
+    @overload
+    def __get__(self, searcher: None, owner: type | None = None) -> Self: ...
+    @overload
+    def __get__(self, searcher: object, owner: type | None = None) -> T: ...
+    def __get__(self, searcher: object | None, owner: type | None = None) -> Self | T:
+        if searcher is None:
+            return self
+        assert isinstance(searcher, Searcher)
+        assert self.attrname is not None
+        there = searcher.__dict__
+        with searcher.making.setdefault(self.attrname, threading.Lock()):
+            if self.attrname not in there:
+                there[self.attrname] = self.func(searcher)
+            made: T = there[self.attrname]
+            return made
 
 
 class Searcher:
-    """One generation, opened for questions. What a search does not need is not loaded."""
+    """One generation, opened for questions from any number of threads. What a search does not need is not loaded."""
 
     def __init__(self, generation: Generation) -> None:
         self.generation = generation
-        self._facts = generation.manifest.facts
         self.live = int(generation.manifest.counts["live"])
+        self.making: dict[str, threading.Lock] = {}  # one for each part that is made once
+        self._facts = generation.manifest.facts
         self._warm = False
+        self._stems: Kept[int, tuple[str, ...]] = Kept(_STEMS_KEPT)
 
     @classmethod
     def open(cls, collection: Collection) -> Self:
@@ -107,30 +162,31 @@ class Searcher:
         self.close()
 
     def close(self) -> None:
+        """For when nobody is searching any more."""
         if "beside" in self.__dict__:
             self.beside.shutdown()
         if "store" in self.__dict__:
             self.store.close()
 
-    @cached_property
+    @_once
     def store(self) -> Store:
         return Store.open(self.generation.path / DATABASE)
 
-    @cached_property
+    @_once
     def vectors(self) -> Vectors:
         facts = self._facts["vectors"]
         rows = self.generation.manifest.counts["chunks"]
         return Vectors(self.generation.path / VECTORS, rows, facts["dim"], facts["shard_rows"])
 
-    @cached_property
+    @_once
     def dense(self) -> DenseIndex:
         return DenseIndex.open(self.generation.path / DENSE, DenseFacts.from_json(self._facts["dense"]), self.vectors)
 
-    @cached_property
+    @_once
     def lexical(self) -> LexicalIndex:
         return LexicalIndex.open(self.generation.path / LEXICAL, self._facts["lexical"]["language"])
 
-    @cached_property
+    @_once
     def encoder(self) -> Encoder:
         return open_encoder(self.generation.path / ENCODER)
 
@@ -148,7 +204,7 @@ class Searcher:
             loading.result()
             self._warm = True
 
-    @cached_property
+    @_once
     def beside(self) -> ThreadPoolExecutor:
         """One thread for what can be done beside something else."""
         return ThreadPoolExecutor(1)
@@ -158,7 +214,7 @@ class Searcher:
         """The space of this collection's vectors."""
         return Fingerprint.from_json(self._facts["encoder"]["fingerprint"])
 
-    @cached_property
+    @_once
     def alive(self) -> IdSet | None:
         """The chunks that may answer; None when all may."""
         rows = self.generation.manifest.counts["chunks"]
@@ -177,19 +233,47 @@ class Searcher:
     ) -> list[Passage]:
         """The `k` best passages that pass the filter, best first, equal texts once; fewer only where fewer exist
         (in lexical mode: where fewer hold any of the words)."""
-        query = tidy_query(query)
-        if not 1 <= k <= MOST:
-            raise LookaheadError(f"-k is between 1 and {MOST}, not {k}")
-        self.warm(mode)
-        within = self.within(wanted)
-        available = self.live if within is None else len(within)
-        depth = max(DEPTH, 2 * k)
-        while True:
-            ranked = self.rank(query, depth, mode=mode, within=within, fusion=fusion)
-            passages = self._passages(ranked, k)
-            if len(passages) >= k or depth >= available or len(ranked) < depth:
-                return passages
-            depth *= 4
+        (answer,) = self.search_many([Question(query, k, mode, wanted, fusion)])
+        if isinstance(answer, LookaheadError):
+            raise answer
+        return answer
+
+    def search_many(self, questions: Sequence[Question]) -> list[list[Passage] | LookaheadError]:
+        """`search` for each, with what they have in common done at once: together they cost half as much or less.
+
+        A question that cannot be answered has its error in the place of its passages, and does not disturb the others.
+        """
+        answers: list[list[Passage] | LookaheadError] = [[] for _ in questions]
+        waiting: dict[int, _Asked] = {}
+        passing: dict[Filter, IdSet | None] = {}
+        for place, question in enumerate(questions):
+            try:
+                waiting[place] = self._asked(question, passing)
+            except LookaheadError as error:
+                answers[place] = error
+        while waiting:
+            short: dict[int, _Asked] = {}
+            found = self._rank(list(waiting.values()), [questions[place].k + _MORE for place in waiting])
+            for place, asked in waiting.items():
+                k = questions[place].k
+                answers[place] = passages = self._passages(asked.ranked, k, found)
+                available = self.live if asked.within is None else len(asked.within)
+                if len(passages) < k and asked.depth < available and len(asked.ranked) >= asked.depth:
+                    asked.depth *= 4
+                    short[place] = asked
+            waiting = short
+        return answers
+
+    def _asked(self, question: Question, passing: dict[Filter, IdSet | None]) -> _Asked:
+        """`passing` has what `within` says of the filters that were met before."""
+        query = tidy_query(question.query)
+        if not 1 <= question.k <= MOST:
+            raise LookaheadError(f"-k is between 1 and {MOST}, not {question.k}")
+        self.warm(question.mode)
+        if question.wanted not in passing:
+            passing[question.wanted] = self.within(question.wanted)
+        depth = max(DEPTH, 2 * question.k)
+        return _Asked(query, depth, question.mode, passing[question.wanted], question.fusion)
 
     def within(self, wanted: Filter) -> IdSet | None:
         """The chunks that pass a filter; None when all do."""
@@ -207,37 +291,85 @@ class Searcher:
         fusion: Fusion = Fusion.ZSUM,
     ) -> list[Ranked]:
         """Chunk ids with scores, best first; each list gives its top `depth`."""
-        if mode is Mode.LEXICAL:
-            return [
-                Ranked(hit.chunk_id, hit.score, Parts(lexical=hit.score, lexical_rank=place))
-                for place, hit in enumerate(self.lexical.search(query, depth, within), 1)
-            ]
-        by_words = self.beside.submit(self.lexical.search, query, depth, within) if mode is Mode.HYBRID else None
-        vector = self.encoder.encode_queries([query])[0]
-        near = self.dense.search(vector, depth, within)
-        if by_words is None:
-            return [
-                Ranked(hit.chunk_id, hit.score, Parts(dense=hit.score, dense_rank=place))
-                for place, hit in enumerate(near, 1)
-            ]
-        worded = by_words.result()
-        both = np.unique([hit.chunk_id for hit in near + worded]).astype(np.int64)
-        cosines = self.dense.cosines(vector, both)
-        bm25 = self._bm25(query, both, worded)
-        fused = fuse(both, cosines, bm25, near, worded, fusion)
-        return fused if fusion is Fusion.RRF else self._read(query, fused)
+        asked = _Asked(query, depth, mode, within, fusion)
+        self._rank([asked], [0])
+        return asked.ranked
 
-    def _read(self, query: str, fused: Sequence[Ranked]) -> list[Ranked]:
+    def _rank(self, asked: Sequence[_Asked], enough: Sequence[int]) -> dict[int, Found]:
+        """Gives each its list. Says which texts were looked up: the first `enough` of each list, and those read."""
+        worded = [one for one in asked if one.mode is not Mode.DENSE]
+        meant = [one for one in asked if one.mode is not Mode.LEXICAL]
+        if worded and meant:
+            beside = self.beside.submit(self._find_words, worded)
+            self._find_near(meant)
+            beside.result()
+        elif meant:
+            self._find_near(meant)
+        else:
+            self._find_words(worded)
+        self._fuse([one for one in asked if one.mode is Mode.HYBRID])
+        tops = [max(count, READ) if _is_read(one) else count for one, count in zip(asked, enough, strict=True)]
+        ids = [place.chunk_id for one, top in zip(asked, tops, strict=True) for place in one.ranked[:top]]
+        found = {one.chunk.chunk_id: one for one in self.store.chunks(list(dict.fromkeys(ids)))}
+        for one in asked:
+            if _is_read(one):
+                one.ranked = self._read(one.query, one.ranked, found)
+        return found
+
+    def _find_words(self, asked: Sequence[_Asked]) -> None:
+        for one in asked:
+            one.worded = self.lexical.search(one.query, one.depth, one.within)
+            if one.mode is Mode.LEXICAL:
+                one.ranked = [
+                    Ranked(hit.chunk_id, hit.score, Parts(lexical=hit.score, lexical_rank=place))
+                    for place, hit in enumerate(one.worded, 1)
+                ]
+
+    def _find_near(self, asked: Sequence[_Asked]) -> None:
+        """Encodes all at once, and looks for those together that ask alike."""
+        fresh = [one for one in asked if one.vector is None]
+        if fresh:
+            for one, vector in zip(fresh, self.encoder.encode_queries([one.query for one in fresh]), strict=True):
+                one.vector = vector
+        alike: dict[tuple[int, int], list[_Asked]] = {}
+        for one in asked:
+            alike.setdefault((one.depth, id(one.within)), []).append(one)
+        for (depth, _), some in alike.items():
+            for one, hits in zip(some, self.dense.search_many(_vectors(some), depth, some[0].within), strict=True):
+                one.near = hits
+                if one.mode is Mode.DENSE:
+                    one.ranked = [
+                        Ranked(hit.chunk_id, hit.score, Parts(dense=hit.score, dense_rank=place))
+                        for place, hit in enumerate(hits, 1)
+                    ]
+
+    def _fuse(self, asked: Sequence[_Asked]) -> None:
+        if not asked:
+            return
+        ids = [_ids_of(one.near + one.worded) for one in asked]
+        for one, both, cosines in zip(asked, ids, self.dense.cosines_many(_vectors(asked), ids), strict=True):
+            bm25 = self._bm25(one.query, both, one.worded)
+            one.ranked = fuse(both, cosines, bm25, one.near, one.worded, one.fusion)
+
+    def _read(self, query: str, fused: Sequence[Ranked], found: Mapping[int, Found]) -> list[Ranked]:
         """The top of a list again, by what its texts say: closeness is added to their scores."""
         top, rest = fused[:READ], fused[READ:]
         rarity = self.lexical.rarity(self.lexical.words(query))
+        stems = self._stems.of(
+            [one.chunk_id for one in top],
+            lambda unread: {one: self._interned(found[one].chunk.text) for one in unread},
+        )
         again = []
-        for one, found in zip(top, self.store.chunks([one.chunk_id for one in top]), strict=True):
-            near = closeness(rarity, self.lexical.stems(found.chunk.text))
-            parts = replace(one.parts, closeness=near)
-            again.append(Ranked(one.chunk_id, one.score + CLOSENESS_WEIGHT * near, parts, found))
+        for one in top:
+            near, parts = closeness(rarity, stems[one.chunk_id]), one.parts
+            parts = Parts(parts.dense, parts.dense_rank, parts.lexical, parts.lexical_rank, near)
+            again.append(Ranked(one.chunk_id, one.score + CLOSENESS_WEIGHT * near, parts))
         again.sort(key=lambda one: (-one.score, one.chunk_id))
         return [*again, *rest]
+
+    def _interned(self, text: str) -> tuple[str, ...]:
+        """The stems of a text; a word that many hold is kept once."""
+        return tuple(map(sys.intern, self.lexical.stems(text)))
 
     def _bm25(self, query: str, ids: NDArray[np.int64], worded: Sequence[Hit]) -> NDArray[np.float32]:
         """BM25 of every candidate, those outside the lexical list too."""
@@ -246,18 +378,20 @@ class Searcher:
         known |= self.lexical.scores(query, outside)
         return np.array([known.get(chunk_id, 0.0) for chunk_id in ids.tolist()], dtype=np.float32)
 
-    def _passages(self, ranked: Sequence[Ranked], k: int) -> list[Passage]:
-        """Looks texts up, best first, until there are k different ones."""
+    def _passages(self, ranked: Sequence[Ranked], k: int, found: dict[int, Found]) -> list[Passage]:
+        """The best k of different texts. What is not among those found is looked up, and then is."""
         passages: list[Passage] = []
         told: set[str] = set()
-        for start in range(0, len(ranked), k + 5):
-            some = ranked[start : start + k + 5]
-            unread = iter(self.store.chunks([one.chunk_id for one in some if one.found is None]))
+        for start in range(0, len(ranked), k + _MORE):
+            some = ranked[start : start + k + _MORE]
+            unread = [one.chunk_id for one in some if one.chunk_id not in found]
+            if unread:
+                found.update({one.chunk.chunk_id: one for one in self.store.chunks(unread)})
             for place in some:
-                found = place.found or next(unread)
-                if found.text_key not in told and len(passages) < k:
-                    told.add(found.text_key)
-                    passages.append(_passage(place, found))
+                text = found[place.chunk_id]
+                if text.text_key not in told and len(passages) < k:
+                    told.add(text.text_key)
+                    passages.append(_passage(place, text))
             if len(passages) == k:
                 break
         return passages
@@ -282,13 +416,10 @@ def fuse(
             [_reciprocal(dense_rank.get(one)) + _reciprocal(lexical_rank.get(one)) for one in ids.tolist()]
         )
     order = np.lexsort((ids, -scores))
+    rows = zip(*(column[order].tolist() for column in (ids, scores, cosines, bm25)), strict=True)
     return [
-        Ranked(
-            chunk_id := int(ids[place]),
-            float(scores[place]),
-            Parts(float(cosines[place]), dense_rank.get(chunk_id), float(bm25[place]), lexical_rank.get(chunk_id)),
-        )
-        for place in order
+        Ranked(one, score, Parts(cosine, dense_rank.get(one), words, lexical_rank.get(one)))
+        for one, score, cosine, words in rows
     ]
 
 
@@ -316,6 +447,19 @@ def _standardised(scores: NDArray[np.float32]) -> NDArray[np.float64]:
 
 def _reciprocal(rank: int | None) -> float:
     return 0.0 if rank is None else 1.0 / (_RRF + rank)
+
+
+def _is_read(asked: _Asked) -> bool:
+    return asked.mode is Mode.HYBRID and asked.fusion is Fusion.ZSUM
+
+
+def _ids_of(hits: Sequence[Hit]) -> NDArray[np.int64]:
+    """Ascending, each once."""
+    return np.array(sorted({hit.chunk_id for hit in hits}), dtype=np.int64)
+
+
+def _vectors(asked: Sequence[_Asked]) -> NDArray[np.float32]:
+    return np.stack([one.vector for one in asked if one.vector is not None])
 
 
 def _passage(place: Ranked, found: Found) -> Passage:

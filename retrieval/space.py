@@ -126,6 +126,12 @@ def open_space(
         ) from error
 
 
+def has_space(searcher: Searcher, model: Model) -> bool:
+    """Whether the space of a model for the searcher's generation is there, so that `open_space` makes none."""
+    facts = _held(spaces_folder(Collection(searcher.generation.path.parent)) / model.name).facts
+    return facts is not None and facts.origin == _origin(searcher, model)
+
+
 def _instead(collection: Collection, searcher: Searcher) -> str:
     plain = [model.name for model in fitting_models(collection, searcher.fingerprint) if not model.config.tower]
     return f"--model {plain[0]}, which needs none" if plain else "--model with one that has no P tower"

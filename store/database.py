@@ -6,16 +6,21 @@ It does not know what a vector is, nor which of its files is published.
 from __future__ import annotations
 
 import contextlib
+import threading
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import duckdb
+import duckdb_engine
 import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
+from store.kept import Kept
 from store.records import Article, Chunk, LookaheadError, Piece, Split, digest
 from store.splits import split_of
 
@@ -49,22 +54,16 @@ tombstones = sa.Table(
     sa.Column("chunk_id", sa.BigInteger, primary_key=True, autoincrement=False),
 )
 
-# With the ids as a list this takes half the time of a join with a registered table. A tombstoned chunk's title is its
-# page's present one, or nothing when the page is gone.
-_FOUND = (
-    sa.select(
-        chunks.c.chunk_id,
-        chunks.c.page_id,
-        chunks.c.position,
-        chunks.c.section,
-        chunks.c.text,
-        chunks.c.text_key,
-        sa.func.coalesce(articles.c.title, ""),
-    )
-    .select_from(chunks)
-    .outerjoin(articles, articles.c.page_id == chunks.c.page_id)
-    .where(chunks.c.chunk_id.in_(sa.bindparam("ids", expanding=True)))
-)
+# For the driver itself, which takes the ids as one value: SQLAlchemy writes each into a statement that is planned anew,
+# and takes 30 ms for 640 ids instead of 10. Apart, because a join reads all articles for the few that are wanted.
+_FOUND = """
+    SELECT chunk_id, page_id, position, section, text, text_key FROM chunks
+    WHERE chunk_id IN (SELECT unnest(?::BIGINT[]))
+"""
+_TITLES = "SELECT page_id, title FROM articles WHERE page_id IN (SELECT unnest(?::BIGINT[]))"
+_ATTACHED = "published"
+_KEPT = 16_384  # chunks, and titles, that a reader keeps at hand: about 1 KB each
+_BY_INDEX = 250  # ids up to which the index finds each (20 µs); for more, and in DuckDB for 50, the table is read
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +121,20 @@ class Filter:
 
 
 class Store:
-    """One `chunks.duckdb`, opened for reading (any number of processes) or for writing (one)."""
+    """One `chunks.duckdb`, opened for reading (any number of processes, in each any number of threads at once) or for
+    writing (one thread of one process)."""
 
-    def __init__(self, engine: sa.Engine, connection: sa.Connection) -> None:
-        self._engine = engine
-        self._connection = connection
+    def __init__(self, database: duckdb.DuckDBPyConnection, path: Path, *, read_only: bool) -> None:
+        self._database = database
+        self._read_only = read_only
+        # connections are made of the open one, and not by its path: the file may have lost its name by then
+        self._engine = sa.create_engine(f"duckdb:///{path}", creator=self._cursor, poolclass=sa.pool.NullPool)
+        self._connection = self._engine.connect()  # a writer's only one
+        self._idle: deque[sa.Connection] = deque()
+        self._connecting = threading.Lock()
+        # what a writer has read may change
+        self._kept: Kept[int, Found] = Kept(_KEPT if read_only else 0)
+        self._titles: Kept[int, str] = Kept(_KEPT if read_only else 0)
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -143,17 +151,26 @@ class Store:
 
     @classmethod
     def _connect(cls, path: Path, *, read_only: bool) -> Self:
-        threads = 1 if read_only else 2  # a second thread makes the look-up of a few rows slower
-        engine = sa.create_engine(
-            f"duckdb:///{path}",
-            connect_args={"read_only": read_only, "config": {"memory_limit": "400MB", "threads": threads}},
-            poolclass=sa.pool.StaticPool,
-        )
+        config: dict[str, Any] = {"memory_limit": "400MB", "threads": 2}
+        if read_only:  # a second thread makes the look-up of a few rows slower
+            config |= {"threads": 1, "dynamic_or_filter_threshold": _BY_INDEX}
         try:
-            return cls(engine, engine.connect())
-        except sa.exc.DBAPIError as error:
-            reason = str(error.orig).splitlines()[0]
+            # DuckDB takes a second opening of a path for the first, as long as that is open, though another file may
+            # have the name by then, such as a generation published after a roll back. What is attached is opened anew
+            database = duckdb.connect(":memory:" if read_only else str(path), config=config)
+            if read_only:
+                quoted = str(path).replace("'", "''")
+                database.execute(f"ATTACH '{quoted}' AS {_ATTACHED} (READ_ONLY)")
+        except duckdb.Error as error:
+            reason = str(error).splitlines()[0]
             raise LookaheadError(f"cannot open {path}: {reason}; run: lookahead verify") from error
+        return cls(database, path, read_only=read_only)
+
+    def _cursor(self) -> duckdb_engine.ConnectionWrapper:
+        cursor = self._database.cursor()
+        if self._read_only:
+            cursor.execute(f"USE {_ATTACHED}")
+        return duckdb_engine.ConnectionWrapper(cursor)
 
     def __enter__(self) -> Self:
         return self
@@ -164,8 +181,12 @@ class Store:
         self.close()
 
     def close(self) -> None:
+        """For when nobody is reading any more."""
+        while self._idle:
+            self._idle.pop().close()
         self._connection.close()
         self._engine.dispose()
+        self._database.close()
 
     # -- reading ------------------------------------------------------------------------------------------
 
@@ -176,14 +197,18 @@ class Store:
 
     def chunks(self, ids: Sequence[int]) -> list[Found]:
         """The chunks in the order asked, tombstoned ones too; an id that does not exist raises."""
-        if not len(ids):
-            return []
-        rows = {row[0]: row for row in self._connection.execute(_FOUND, {"ids": [int(one) for one in ids]})}
-        missing = [one for one in ids if int(one) not in rows]
+        wanted = [int(one) for one in ids]
+        found = self._kept.of(wanted, self._found)
+        missing = [one for one in wanted if one not in found]
         if missing:
             raise LookaheadError(f"no chunk has the id {min(missing)}; run: lookahead verify")
-        found = (rows[int(one)] for one in ids)
-        return [Found(Chunk(*row[:5]), row[6], row[5]) for row in found]
+        return [found[one] for one in wanted]
+
+    def _found(self, ids: list[int]) -> dict[int, Found]:
+        """The title of a tombstoned chunk is its page's present one, or nothing when the page is gone."""
+        rows = self._among(_FOUND, [one for one in ids if abs(one) < 1 << 63])
+        titles = self._titles.of([row[1] for row in rows], lambda pages: dict(self._among(_TITLES, pages)))
+        return {row[0]: Found(Chunk(*row[:5]), titles.get(row[1], ""), row[5]) for row in rows}
 
     def texts(self, first: int, stop: int) -> list[tuple[str, str, str]]:
         """(title, section, text) of the rows `first … stop - 1`, in order, tombstoned ones too."""
@@ -194,12 +219,11 @@ class Store:
             .where(chunks.c.chunk_id >= first, chunks.c.chunk_id < stop)
             .order_by(chunks.c.chunk_id)
         )
-        return [(title, section, text) for title, section, text in self._connection.execute(query)]
+        return [(title, section, text) for title, section, text in self._rows(query)]
 
     def article(self, page_id: int) -> ArticleRow:
         query = sa.select(articles).where(articles.c.page_id == page_id)
-        # all(), not first(): DuckDB takes no further work beside a result that was not read to its end
-        rows = self._connection.execute(query).all() if abs(page_id) < 1 << 63 else []
+        rows = self._rows(query) if abs(page_id) < 1 << 63 else []
         if not rows:
             raise LookaheadError(f"no article has the page id {page_id}")
         return _article_row(rows[0])
@@ -208,12 +232,23 @@ class Store:
         """The article of that title; of several that differ only in case, the one spelled so or else the first."""
         return self._articles_titled(title)[0]
 
+    def titles(self, beginning: str, limit: int) -> list[ArticleRow]:
+        """Articles whose title begins so, in any case, then those whose title has it elsewhere; short titles first."""
+        title, wanted = sa.func.lower(articles.c.title), _lower(beginning.strip())
+        query = (
+            sa.select(articles)
+            .where(sa.func.contains(title, wanted))
+            .order_by(sa.func.starts_with(title, wanted).desc(), sa.func.length(title), title, articles.c.page_id)
+            .limit(limit)
+        )
+        return [_article_row(row) for row in self._rows(query)]
+
     def articles(self, split: Split | None = None) -> list[ArticleRow]:
         """All articles in the order of their chunks."""
         query = sa.select(articles).order_by(articles.c.first_chunk)
         if split is not None:
             query = query.where(articles.c.split == split.value)
-        return [_article_row(row) for row in self._connection.execute(query)]
+        return [_article_row(row) for row in self._rows(query)]
 
     def entry(self, row: ArticleRow) -> Entry:
         """An article as it was written, to be written elsewhere."""
@@ -256,13 +291,13 @@ class Store:
     def pages_and_keys(self) -> tuple[NDArray[np.int64], NDArray[np.bytes_]]:
         """(page id, text key) of every row, in the order of their ids, tombstoned ones too."""
         query = sa.select(chunks.c.page_id, chunks.c.text_key).order_by(chunks.c.chunk_id)
-        rows = self._connection.execute(query).all()
+        rows = self._rows(query)
         return np.array([row[0] for row in rows], dtype=np.int64), np.array([row[1] for row in rows], dtype="S32")
 
     def article_keys(self) -> dict[int, tuple[str, str]]:
         """page id → (source, digest) of every article."""
         query = sa.select(articles.c.page_id, articles.c.source, articles.c.digest)
-        return {page_id: (source, key) for page_id, source, key in self._connection.execute(query)}
+        return {page_id: (source, key) for page_id, source, key in self._rows(query)}
 
     def faults(self) -> list[str]:
         """Everything that contradicts the rules of this file, in words; an empty list when it is sound."""
@@ -385,14 +420,14 @@ class Store:
 
     @contextlib.contextmanager
     def _registered(self, name: str, columns: Mapping[str, NDArray[Any]]) -> Iterator[None]:
-        driver = self._connection.connection.driver_connection
-        assert driver is not None
+        driver = _driver(self._connection)
         driver.register(name, dict(columns))
         yield
         driver.unregister(name)  # not after an error: in an aborted transaction this would hide it
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
+        assert not self._read_only, "this store was opened read-only"
         self._connection.rollback()  # ends the transaction that reading opened
         with self._in_words(), self._connection.begin():
             yield
@@ -410,25 +445,55 @@ class Store:
         names = sa.text("SELECT count(*) FROM duckdb_tables() WHERE table_name = 'chunks'")
         return self._scalar(names) == 0
 
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[sa.Connection]:
+        """A connection that is nobody else's meanwhile: a reader has as many as threads have read at once."""
+        if not self._read_only:
+            yield self._connection
+            return
+        try:
+            connection = self._idle.pop()
+        except IndexError:
+            with self._connecting:
+                connection = self._engine.connect()
+        try:
+            yield connection
+        except BaseException:
+            connection.close()  # its transaction is of no more use
+            raise
+        self._idle.append(connection)
+
+    def _rows(self, query: sa.Select[Any] | sa.TextClause) -> Sequence[Any]:
+        """All of them: DuckDB takes no further work beside a result that was not read to its end."""
+        with self._reading() as connection:
+            return connection.execute(query).all()
+
+    def _among(self, statement: str, ids: list[int]) -> list[Any]:
+        """The rows of those ids, by the driver alone."""
+        with self._reading() as connection:
+            found: list[Any] = _driver(connection).execute(statement, [ids]).fetchall()
+        return found
+
     def _scalar(self, query: sa.Select[Any] | sa.TextClause) -> int:
-        return int(self._connection.execute(query).scalar_one())
+        ((value,),) = self._rows(query)
+        return int(value)
 
     def _ids(self, query: sa.Select[Any]) -> NDArray[np.int64]:
-        return np.fromiter(self._connection.execute(query).scalars(), dtype=np.int64)
+        return np.fromiter((row[0] for row in self._rows(query)), dtype=np.int64)
 
     def _articles_titled(self, title: str) -> list[ArticleRow]:
         """Those spelled so, or else those that differ only in case; none at all raises."""
         wanted = _utf8(title).strip()
         query = sa.select(articles).where(sa.func.lower(articles.c.title) == _lower(wanted))
-        rows = [_article_row(row) for row in self._connection.execute(query.order_by(articles.c.first_chunk))]
+        rows = [_article_row(row) for row in self._rows(query.order_by(articles.c.first_chunk))]
         if not rows:
             raise LookaheadError(self._no_such_title(title))
         return [row for row in rows if row.title == wanted] or rows
 
     def _no_such_title(self, title: str) -> str:
         nearness = sa.func.jaro_winkler_similarity(sa.func.lower(articles.c.title), _lower(title.strip()[:200]))
-        near = self._connection.execute(sa.select(articles.c.title).order_by(nearness.desc()).limit(3)).scalars()
-        offers = ", ".join(f'"{name}"' for name in near)
+        near = self._rows(sa.select(articles.c.title).order_by(nearness.desc()).limit(3))
+        offers = ", ".join(f'"{name}"' for (name,) in near)
         return f'no article is titled "{_utf8(title)[:80]}"' + (f"; the nearest are {offers}" if offers else "")
 
 
@@ -445,6 +510,13 @@ def _utf8(text: str) -> str:
 def _lower(text: str) -> sa.Function[Any]:
     """In the database's lower case: Python's has other letters for a capital sigma and a dotted I."""
     return sa.func.lower(sa.literal(_utf8(text)))
+
+
+def _driver(connection: sa.Connection) -> Any:
+    """DuckDB's own connection below SQLAlchemy's."""
+    driver = connection.connection.driver_connection
+    assert driver is not None
+    return driver
 
 
 def _append(columns: dict[str, list[Any]], values: Sequence[Any]) -> None:

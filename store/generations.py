@@ -125,6 +125,13 @@ class Collection:
 
         Damage to files for which `ignoring` is true does not count.
         """
+        generation, problem = self.newest_sound(ignoring)
+        if problem:
+            warnings.warn(problem, DamageWarning, stacklevel=2)
+        return generation
+
+    def newest_sound(self, ignoring: Callable[[str], bool] = lambda _: False) -> tuple[Generation, str]:
+        """As `current`, but with the sentence of its warning (empty when all is well) and without the warning."""
         if not self.exists():
             raise LookaheadError(
                 f"there is no collection at {self.path}; run: lookahead ingest SOURCE --collection NAME"
@@ -138,9 +145,7 @@ class Collection:
         for number in candidates:
             faults = [fault for fault in self._quick_faults(number) if not ignoring(fault.file)]
             if not faults:
-                if problem:
-                    warnings.warn(f"{problem}; serving {generation_name(number)}", DamageWarning, stacklevel=2)
-                return self._load(number)
+                return self._load(number), f"{problem}; serving {generation_name(number)}" if problem else ""
             shown = f"{faults[0].file}: {faults[0].what}" + (f" and {len(faults) - 1} more" if faults[1:] else "")
             problem = problem or (
                 f"{self.name}/{generation_name(number)} is damaged ({shown}); run: lookahead verify {self.name}"

@@ -5,11 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import duckdb
 import numpy as np
 import pytest
+import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -396,6 +398,53 @@ with Store.open(Path({str(path)!r})) as store:
     with Store.open(path) as one, Store.open(path) as two:
         other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         assert (texts(one, [0]), texts(two, [1, 0]), other.stdout) == (["a"], ["b", "a"], "b\n")
+
+
+def test_many_threads_read_one_store_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "chunks.duckdb"
+    with Store.create_or_resume(path) as store:
+        store.add([entry(page, f"Page {page}", *(f"{page} {number}" for number in range(5))) for page in range(40)])
+
+    def read(page: int) -> tuple[str, str, list[int], str]:
+        row = opened.article_titled(f"page {page}")
+        found = opened.chunks([row.first_chunk, row.first_chunk + 3])[1]
+        passing = opened.ids_where(Filter(page_ids=(page,))) - row.first_chunk
+        return found.title, found.chunk.text, passing.tolist(), opened.article(page).title
+
+    with Store.open(path) as opened, ThreadPoolExecutor(8) as threads:
+        for page, found in enumerate(threads.map(read, range(40))):
+            assert found == (f"Page {page}", f"{page} 3", [0, 1, 2, 3, 4], f"Page {page}")
+
+
+def test_a_thread_that_comes_late_reads_a_file_that_has_lost_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "chunks.duckdb"
+    with Store.create_or_resume(path) as store:
+        store.add([entry(1, "A", "a", "b")])
+    with Store.open(path) as opened, opened._reading():  # the connection there is, is busy
+        path.unlink()
+        with ThreadPoolExecutor(1) as late:
+            assert late.submit(texts, opened, [1, 0]).result() == ["b", "a"]
+
+
+def test_a_question_that_fails_does_not_spoil_the_next(tmp_path: Path) -> None:
+    path = tmp_path / "chunks.duckdb"
+    with Store.create_or_resume(path) as store:
+        store.add([entry(1, "A", "a")])
+    with Store.open(path) as opened:
+        with pytest.raises(sa.exc.DBAPIError, match="Could not convert"):  # which ends the connection's transaction
+            opened._rows(sa.text("SELECT text::INTEGER FROM chunks"))
+        assert opened.article(1).title == "A"
+
+
+def test_a_closed_reader_lets_go_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "chunks.duckdb"
+    with Store.create_or_resume(path) as store:
+        store.add([entry(1, "A", "a")])
+    with Store.open(path) as opened, ThreadPoolExecutor(3) as threads:
+        assert list(threads.map(lambda _: texts(opened, [0]), range(9))) == [["a"]] * 9
+    with Store.create_or_resume(path) as store:  # DuckDB refuses while the file is open for reading
+        store.add([entry(2, "B", "b")])
+        assert texts(store, [1]) == ["b"]
 
 
 def test_a_reader_cannot_write(tmp_path: Path) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -207,6 +209,59 @@ def test_many_questions_are_answered_as_each_alone(cloud: Cloud, index: DenseInd
     together = index.search_many(cloud.queries[:8], 5)
     assert [ids_of(hits) for hits in together] == [ids_of(index.search(query, 5)) for query in cloud.queries[:8]]
     assert index.search_many(cloud.queries[:0], 5) == []
+
+
+def test_cosines_of_many_questions_are_those_of_each(
+    cloud: Cloud, index: DenseIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [np.arange(start, start + count) for start, count in ((0, 3), (90, 0), (5, 40), (2, 1), (70, 30))]
+    apart = [index.cosines(query, some) for query, some in zip(cloud.queries, ids, strict=False)]
+    for most in (1, 43, 44, 1000):  # rows gathered at once
+        monkeypatch.setattr(dense, "_AT_ONCE", most)
+        together = index.cosines_many(cloud.queries[:5], ids)
+        assert [one.tolist() for one in together] == [pytest.approx(one.tolist(), abs=1e-6) for one in apart]
+    assert index.cosines_many(cloud.queries[:0], []) == []
+
+
+@pytest.mark.parametrize(
+    ("sizes", "runs"),
+    [
+        ([], []),
+        ([9], [(0, 1)]),
+        ([2, 3, 1], [(0, 2), (2, 3)]),
+        ([9, 1, 4, 1], [(0, 1), (1, 3), (3, 4)]),
+        ([0, 5], [(0, 2)]),
+    ],
+)
+def test_what_is_gathered_at_once_has_a_bound(sizes: list[int], runs: list[tuple[int, int]]) -> None:
+    assert list(dense._stretches(sizes, 5)) == runs
+
+
+def test_few_questions_leave_the_other_cores_alone_and_the_library_as_it_was(
+    cloud: Cloud, index: DenseIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_to: list[int] = []
+    before, really = faiss.omp_get_max_threads(), faiss.omp_set_num_threads
+
+    def noted(count: int) -> None:
+        set_to.append(count)
+        really(count)
+
+    monkeypatch.setattr(faiss, "omp_set_num_threads", noted)
+    index.search(cloud.queries[0], 3)
+    assert set_to == [1, before]
+    assert faiss.omp_get_max_threads() == before
+    with pytest.raises(LookaheadError):
+        index.search(cloud.queries[0, :3], 3)
+    assert faiss.omp_get_max_threads() == before
+
+
+def test_threads_search_at_once(cloud: Cloud, index: DenseIndex) -> None:
+    alone = [index.search(query, 5) for query in cloud.queries]
+    fresh = DenseIndex(index._index, index.facts, Vectors(cloud.folder / "vectors", ROWS, DIM))
+    with ThreadPoolExecutor(4) as threads:
+        for _ in range(3):
+            assert list(threads.map(lambda query: fresh.search(query, 5), cloud.queries)) == alone
 
 
 # -- small and odd tables --------------------------------------------------------------------------------

@@ -54,6 +54,7 @@ from retrieval.evaluate_decode import (
     nearest_chunks,
     others_of,
 )
+from retrieval.evaluations import kept_in
 from retrieval.inversion import Decoder
 from retrieval.inverters import FoundInverter, InverterConfig
 from retrieval.search import Searcher
@@ -368,7 +369,9 @@ def test_the_command_prints_a_table_and_writes_a_page_and_json(home: Path, tmp_p
     assert "4 articles are few: below 20 the intervals are too narrow" in result.stdout
     assert "these are all the windows there are, 200 were asked for" in result.stdout
     assert lines[-1].startswith("command: ")
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"decode.json", "decode.html"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"decode.json", "decode.md", "decode.html"}
+    (kept,) = kept_in(Collection(home / "collections" / "wiki"))
+    assert (kept.kind, kept.files) == ("decode", ("decode.json", "decode.md"))
     report = json.loads((tmp_path / "out" / "decode.json").read_text(encoding="utf-8"))
     assert len(report["every"]) == 16
     assert all(len(one["told"]) == 6 for one in report["every"])

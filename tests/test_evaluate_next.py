@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import ir_measures
@@ -394,6 +395,15 @@ def test_judging_loads_no_heavy_library() -> None:
 # -- the command ----------------------------------------------------------------------------------------------------
 
 
+PLOTS = ("recall.png", "ranks.png")
+
+
+@pytest.fixture(autouse=True)
+def _not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the collection, where every report would be drawn: test_evaluations looks at that."""
+    monkeypatch.setattr("retrieval.evaluations.keep", lambda *_: "")
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two collections cut alike and one cut otherwise, with the hashing encoder."""
@@ -419,13 +429,26 @@ def run_cli(home: Path, *arguments: str) -> tuple[int, str, str]:
     return result.exit_code, result.stdout, result.stderr
 
 
-def test_the_command_reports_both_views_and_writes_everything(home: Path, tmp_path: Path) -> None:
+def test_the_command_reports_both_views_and_writes_everything(
+    home: Path, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: dict[str, bytes] = {}
+
+    def keep(collection: Collection, kind: str, command: str, write: Callable[[Path], object]) -> str:
+        assert (collection.name, kind) == ("wiki", "next")
+        folder = tmp_path_factory.mktemp("kept")
+        write(folder)
+        kept.update({path.name: path.read_bytes() for path in folder.iterdir()})
+        return ""
+
+    monkeypatch.setattr("retrieval.evaluations.keep", keep)
     code, out, err = run_cli(home, "next", "-c", "wiki", "--out", str(tmp_path), "--quiet", "--ood", "other")
     assert code == 0, err
     assert "baselines only" in err
     assert out.count("bank heldout") == 3  # seen, new, and beside the other collection
     assert "out of domain: other, 40 articles" in out
     assert {path.name for path in tmp_path.iterdir()} >= {"report.json", "report.md", "copy-last.run", "qrels.txt"}
+    assert kept == {name: (tmp_path / name).read_bytes() for name in ("report.json", "report.md", *PLOTS)}
     assert {path.suffix for path in tmp_path.iterdir() if path.stat().st_size > 5_000} >= {".png", ".json"}
     report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     assert [table["view"] for table in report["tables"]] == ["seen", "new"]

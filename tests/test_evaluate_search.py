@@ -57,6 +57,12 @@ SQUAD: dict[str, Any] = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the collection, where every report would be drawn: test_evaluations looks at that."""
+    monkeypatch.setattr("retrieval.evaluations.keep", lambda *_: "")
+
+
 @pytest.fixture
 def collection(tmp_path: Path) -> Collection:
     lines = tmp_path / "a.jsonl"

@@ -47,6 +47,8 @@ HOMES = {
     ),
     "torch": (
         "index/conversion.py",
+        "retrieval/characters/model.py",
+        "retrieval/characters/task.py",
         "retrieval/decode.py",
         "retrieval/distill_losses.py",
         "retrieval/distillation.py",
@@ -58,6 +60,8 @@ HOMES = {
         "retrieval/rerank_lists.py",
         "retrieval/reranker.py",
         "retrieval/students.py",
+        "retrieval/sweep_models.py",
+        "retrieval/sweep_predictors.py",
         "retrieval/towers.py",
         "retrieval/train_inverter.py",
         "retrieval/train_predictor.py",
@@ -76,6 +80,16 @@ HOMES = {
     "sacrebleu": ("retrieval/text_metrics.py",),
     "matplotlib": ("retrieval/plots.py",),
     "tqdm": ("index/progress.py",),
+    "aiohttp": ("retrieval/benchmarks/load.py",),
+    "fastapi": ("retrieval/service/",),
+    "starlette": ("retrieval/service/",),
+    "pydantic": ("retrieval/service/",),
+    "orjson": ("retrieval/service/",),
+    "uvicorn": ("retrieval/service/server.py",),
+    "uvloop": ("retrieval/service/server.py",),
+    "httptools": ("retrieval/service/server.py",),
+    "prometheus_client": ("retrieval/service/meters.py",),
+    "swagger_ui_bundle": ("retrieval/service/about_routes.py",),
     "click": ("cli.py", "commands/"),
 }
 # what takes seconds to import, or hundreds of megabytes
@@ -186,6 +200,7 @@ def test_the_door_loads_next_to_nothing() -> None:
     [
         *("store.database", "index.build", "retrieval.search", "retrieval.predict", "retrieval.models"),
         *("retrieval.sequences", "commands.ingest", "commands.search", "commands.predict"),
+        *("commands.serve", "retrieval.service.app"),
     ],
 )
 def test_no_heavy_library_is_loaded_by_importing(room: str) -> None:

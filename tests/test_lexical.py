@@ -212,6 +212,16 @@ def test_scores_of_given_chunks_are_those_of_the_search_and_the_wordless_are_abs
     assert scores.keys() == {777, 10, 20}
     assert scores == pytest.approx({one: found[one] for one in scores}, rel=1e-5)
     assert many.scores("tenth", np.array([], dtype=np.int64)) == {}
+    assert many.scores("tenth", np.array([-1, 12_000, 10**12])) == {}
+
+
+@pytest.mark.parametrize("count", [3, 300, 3_000])
+def test_scores_are_the_same_however_many_are_asked_for(many: LexicalIndex, count: int) -> None:
+    """Few are looked up, more are named, and many are a set."""
+    found = {hit.chunk_id: hit.score for hit in many.search("tenth rare common filler", 12_000)}
+    asked = np.arange(777, 777 + count)
+    expected = {int(one): found[int(one)] for one in asked}
+    assert many.scores("tenth rare common filler", asked) == pytest.approx(expected, rel=1e-5)
 
 
 # -- growing ---------------------------------------------------------------------------------------------

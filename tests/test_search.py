@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from index.build import Choices, compact, ingest
 from index.dense import Hit
 from index.hashing import HashingEncoder
 from retrieval import search as searching
 from retrieval.closeness import closeness
-from retrieval.search import MOST, Fusion, Mode, Searcher, collection_at, fuse, tidy_query
-from store.database import Filter
+from retrieval.search import MOST, Fusion, Mode, Question, Searcher, collection_at, fuse, tidy_query
+from store.database import Filter, Found, Store
 from store.generations import Collection
 from store.records import LookaheadError, Split
 from store.sources import open_source
@@ -361,6 +364,122 @@ def test_dead_chunks_never_come_back(tmp_path: Path) -> None:
         assert not any("p1v0" in one.chunk.text for mode in Mode for one in searcher.search("p1v0", 9, mode=mode))
 
 
+# -- many at once ----------------------------------------------------------------------------------------------
+
+MIXED = [
+    Question("stone bridge over a river"),
+    Question("green tea", 2, Mode.DENSE),
+    Question("bridges", 9, Mode.LEXICAL),
+    Question("xylophone quartz", 3, Mode.LEXICAL),
+    Question("poured into a cup", 4, fusion=Fusion.RRF),
+    Question("poured into a cup", 4, wanted=Filter(titles=("Tea", "bridge"))),
+    Question("an arch", 20, Mode.DENSE, Filter(titles=("Tea", "bridge"))),
+    Question("this very sentence is told in two places", 9),
+    Question("tea", 5, wanted=Filter(sections=("No such heading",))),
+    Question("stone bridge over a river"),
+]
+
+
+def alone(searcher: Searcher, question: Question) -> list[searching.Passage]:
+    return searcher.search(
+        question.query, question.k, mode=question.mode, wanted=question.wanted, fusion=question.fusion
+    )
+
+
+def test_questions_asked_together_are_answered_as_each_alone(searcher: Searcher) -> None:
+    assert searcher.search_many(MIXED) == [alone(searcher, question) for question in MIXED]
+    assert searcher.search_many([]) == []
+
+
+def test_a_question_that_cannot_be_answered_has_its_error_and_spoils_no_other(searcher: Searcher) -> None:
+    wrong = [Question(" "), Question("tea", 0), Question("tea", wanted=Filter(titles=("Brigde",)))]
+    first, *errors, last = searcher.search_many([MIXED[0], *wrong, MIXED[1]])
+    assert (first, last) == (alone(searcher, MIXED[0]), alone(searcher, MIXED[1]))
+    assert all(isinstance(one, LookaheadError) for one in errors)
+    assert [str(one)[:22] for one in errors] == [
+        "the query is empty; ty",
+        "-k is between 1 and 10",
+        'no article is titled "',
+    ]
+
+
+def test_together_there_is_one_call_of_each_kind(searcher: Searcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded: list[int] = []
+    looked_up: list[int] = []
+    really_encode, really_look_up = searcher.encoder.encode_queries, searcher.store.chunks
+
+    def encode(texts: Sequence[str]) -> NDArray[np.float32]:
+        encoded.append(len(texts))
+        return really_encode(texts)
+
+    def look_up(ids: Sequence[int]) -> list[Found]:
+        looked_up.append(len(ids))
+        return really_look_up(ids)
+
+    monkeypatch.setattr(searcher.encoder, "encode_queries", encode)
+    monkeypatch.setattr(searcher.store, "chunks", look_up)
+    searcher.search_many([Question(query) for query in ("green tea", "stone bridge", "small river", "green tea")])
+    assert encoded == [4]
+    assert looked_up == [9], "every chunk there is, once"
+
+
+def test_only_those_that_come_up_short_are_searched_deeper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    same = "The very same sentence about a bridge stands in every page."
+    pages = {page: (f"T{page}", [("", same)]) for page in range(1, 101)}
+    pages |= {
+        page: (f"T{page}", [("", f"Here p{page} has a bridge that is quite unlike the others.")])
+        for page in range(101, 200)
+    }
+    with Searcher.open(made(tmp_path, pages)) as searcher:
+        depths: list[list[int]] = []
+        really = searcher._find_near
+
+        def noted(asked: Sequence[searching._Asked]) -> None:
+            depths.append([one.depth for one in asked])
+            really(asked)
+
+        monkeypatch.setattr(searcher, "_find_near", noted)
+        asked = [Question("the very same sentence", 3), Question("unlike p150", 3)]
+        together = searcher.search_many(asked)
+        assert depths == [[60, 60], [240]]
+        assert together == [alone(searcher, question) for question in asked]
+        assert all(isinstance(found, list) and len({one.chunk.text for one in found}) == 3 for found in together)
+
+
+# -- threads ---------------------------------------------------------------------------------------------------
+
+
+def test_threads_that_come_at_once_open_each_part_once_and_get_the_same(
+    searcher: Searcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = [alone(searcher, question) for question in MIXED]
+    opened: list[Path] = []
+    really = Store.open
+
+    def slowly(path: Path) -> Store:
+        opened.append(path)
+        threading.Event().wait(0.05)
+        return really(path)
+
+    monkeypatch.setattr(Store, "open", slowly)
+    with Searcher(searcher.generation) as fresh, ThreadPoolExecutor(6) as threads:
+        together = threads.submit(fresh.search_many, MIXED)
+        asked = list(range(len(MIXED))) * 6
+        for place, found in zip(asked, threads.map(lambda at: alone(fresh, MIXED[at]), asked), strict=True):
+            assert found == expected[place]
+        assert together.result() == expected
+    assert len(opened) == 1
+
+
+def test_a_part_that_cannot_be_opened_can_be_tried_again(searcher: Searcher, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Searcher(searcher.generation) as fresh:
+        with monkeypatch.context() as broken:
+            broken.setattr(Store, "open", lambda path: (_ for _ in ()).throw(LookaheadError("not now")))
+            with pytest.raises(LookaheadError, match="not now"):
+                fresh.search("green tea")
+        assert fresh.search("green tea", 1)[0].title == "Tea"
+
+
 # -- queries -------------------------------------------------------------------------------------------------
 
 
@@ -448,8 +567,11 @@ def test_an_open_reader_answers_as_before_while_generations_come_and_go(tmp_path
         compact(collection, quiet=True)
         collection.collect_garbage(1)
         assert not searcher.generation.path.exists()
-        for mode in Mode:
-            assert searcher.search("stone bridge p3v0", 4, mode=mode) == expected[mode]
+        with ThreadPoolExecutor(3) as threads:  # which have not been here before
+            for mode in Mode:
+                here = searcher.search("stone bridge p3v0", 4, mode=mode)
+                there = threads.map(lambda asked: searcher.search("stone bridge p3v0", 4, mode=asked), [mode] * 3)
+                assert [here, *there] == [expected[mode]] * 4
     with Searcher.open(collection) as fresh:
         assert "p3v13" in fresh.search("p3v13", 1)[0].chunk.text
 
