@@ -81,6 +81,7 @@ HOMES = {
     "matplotlib": ("retrieval/plots.py",),
     "tqdm": ("index/progress.py",),
     "aiohttp": ("retrieval/benchmarks/load.py",),
+    "anyio": ("retrieval/service/",),
     "fastapi": ("retrieval/service/",),
     "starlette": ("retrieval/service/",),
     "pydantic": ("retrieval/service/",),

@@ -346,7 +346,7 @@ def test_with_a_p_tower_all_lie_as_that_has_them(client: TestClient) -> None:
 
 
 def until(found: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
+    end = time.monotonic() + 30
     while not found():
         assert time.monotonic() < end
         time.sleep(0.005)
@@ -407,6 +407,17 @@ def test_a_space_that_cannot_be_made_is_not_tried_again_at_once(
     monkeypatch.setattr(preparing, "AGAIN", 0.0)
     asked(client, **wish)
     until(lambda: len(tried) > 1)
+
+
+@pytest.mark.slow
+def test_a_process_of_its_own_makes_a_space(home: Path, client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = home / "collections" / "wiki" / "models"
+    write_towers(own / "apart", trained={})
+    monkeypatch.setattr(looking, "_AT_ONCE", 0)
+    wish = {"title": "Bridge", "position": 2, "model": "apart"}
+    refused(asked(client, **wish), 503, "what model apart knows")
+    until(lambda: asked(client, **wish).status_code == 200)
+    assert (own / "spaces" / "apart" / "space.json").exists()
 
 
 # -- generations ---------------------------------------------------------------------------------------------

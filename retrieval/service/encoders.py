@@ -65,11 +65,11 @@ class Encoders:
         self._home = home
         self._preparing = Preparing()
         self._converted: dict[Key, Path] = {}
+        self._room: tempfile.TemporaryDirectory[str] | None = None  # of which most services have no need
         self._opened: OrderedDict[Key, Encoder] = OrderedDict()  # in the lane's thread only
         self._lane: Lane[_Wish, Floats] = Lane("embed", self._answers, settings.waiting_slow, _TOGETHER, meters)
 
     async def __aenter__(self) -> Self:
-        self._room = tempfile.TemporaryDirectory(prefix="lookahead-encoders-", ignore_cleanup_errors=True)
         await self._lane.__aenter__()
         return self
 
@@ -79,7 +79,8 @@ class Encoders:
         await self._lane.__aexit__(kind, error, trace)
         self._opened.clear()
         self._converted.clear()
-        self._room.cleanup()
+        if self._room is not None:
+            self._room.cleanup()
 
     def names(self) -> list[str]:
         """Those that may be asked for."""
@@ -157,6 +158,8 @@ class Encoders:
     # -- in any thread -------------------------------------------------------------------------------------
 
     def _convert(self, name: str, folder: Path | None) -> None:
+        if self._room is None:
+            self._room = tempfile.TemporaryDirectory(prefix="lookahead-encoders-", ignore_cleanup_errors=True)
         key = (name, _stamp(folder))
         place = Path(tempfile.mkdtemp(dir=self._room.name))
         convert_apart(_spec(name, folder), place, device="cpu", note=_log.info)

@@ -23,7 +23,8 @@ from retrieval.service.problems import Problem, problem_response
 from retrieval.service.settings import LARGEST_BODY, Settings
 
 LONGEST_PATH = 2_000  # bytes, as sent
-OPEN_TO_ALL = ("/", "/healthz", "/readyz")  # and the page's own files; everything else asks for the key
+# and the files of the page and of /docs, which hold nothing of a collection; everything else asks for the key
+OPEN_TO_ALL = ("/", "/healthz", "/readyz", "/docs", "/openapi.json")
 GONE = 499  # in log and meters only: the client did not wait for its answer
 _NOT_KEPT = (b"cache-control", b"no-store")
 _ALWAYS = (
@@ -278,7 +279,7 @@ def _host(scope: Scope) -> str | None:
 
 
 def _is_open(path: str) -> bool:
-    return path in OPEN_TO_ALL or path.startswith("/page/")
+    return path in OPEN_TO_ALL or path.startswith(("/page/", "/docs/"))
 
 
 def _holds_key(scope: Scope, key: bytes) -> bool:

@@ -3,7 +3,7 @@
 import { ask, attempt } from "./api.js";
 import { address, bar, el, highlighted, number, ordinal, under, where } from "./dom.js";
 
-const PAUSE = 150; // milliseconds without a key before a question is asked
+const PAUSE = 120; // milliseconds without a key before a question is asked
 const MODES = [
   ["hybrid", "Meaning and words"],
   ["dense", "Meaning"],
