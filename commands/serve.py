@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
-from commands.common import DEFAULT_COLLECTION, SAMPLE_COLLECTION, collection_names, existing_collection
+from commands.common import (
+    DEFAULT_COLLECTION,
+    SAMPLE_COLLECTION,
+    collection_names,
+    existing_collection,
+    hush_at_exit,
+)
 from store.records import LookaheadError
 
 if TYPE_CHECKING:
@@ -100,6 +106,7 @@ def serve(
     served = _served(home, names)
     from retrieval.service.server import listening
 
+    hush_at_exit()
     with listening(host, port) as bound, _log_stream(None if silent else log) as stream:  # clients wait from here on
         from retrieval.service.access_log import logging_to
         from retrieval.service.app import create_app

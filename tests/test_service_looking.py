@@ -29,7 +29,7 @@ from retrieval.chart import chart_of
 from retrieval.inversion import Decoder
 from retrieval.service import looking, preparing
 from retrieval.service.app import create_app
-from retrieval.service.looking_answers import PredictedAnswer
+from retrieval.service.looking_answers import PredictedAnswer, PredictNext
 from retrieval.service.settings import Settings
 from retrieval.service.shelf import Shelf
 
@@ -44,7 +44,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     own = publish(folder, "wiki", PAGES).path / "models"
     write_model(own / "copy", COPY_LAST, trained={"valid": {"MRR": 0.5}})
     write_model(own / "sum", SUM)
-    write_reranker(own / "rerankers" / "sum", own / "sum", AGAINST_PREDICTION)
+    write_reranker(own / "rerankers" / "sum", own / "sum", AGAINST_PREDICTION, blend=9.0)
     write_towers(own / "towers", trained={})
     write_inverter(own / "inverters" / "tabled")
     publish(folder, "bare", {1: PAGES[1]})
@@ -88,7 +88,6 @@ def refused(answer: httpx.Response, status: int, sentence: str) -> None:
     [
         ({"title": "bridge", "position": 2}, ["--article", "bridge", "--position", "2"]),
         ({"page_id": 3, "position": 1, "k": 3}, ["--page-id", "3", "--position", "1", "-k", "3"]),
-        ({"title": "Bridge", "k": 2}, ["--article", "Bridge", "-k", "2"]),
         ({"text": "Green tea is poured.", "k": 3}, ["--text", "Green tea is poured.", "-k", "3"]),
         (
             {"title": "River", "position": 1, "include_context": True},
@@ -99,8 +98,8 @@ def refused(answer: httpx.Response, status: int, sentence: str) -> None:
             ["--article", "Bridge", "--position", "3", "--model", "sum"],
         ),
         (
-            {"title": "Bridge", "position": 3, "model": "sum", "rerank": False},
-            ["--article", "Bridge", "--position", "3", "--model", "sum", "--no-rerank"],
+            {"title": "Bridge", "position": 3, "model": "sum", "rerank": False, "k": 8},
+            ["--article", "Bridge", "--position", "3", "--model", "sum", "--no-rerank", "-k", "8"],
         ),
         (
             {"title": "Bridge", "position": 3, "model": "towers"},
@@ -301,9 +300,10 @@ def test_who_wants_no_words_does_not_wait_for_them(client: TestClient, monkeypat
 
 
 def test_the_map_has_the_context_the_prediction_the_truth_and_the_candidates(client: TestClient) -> None:
-    answer = told(client, title="Bridge", position=2, k=3, map=True)
+    answer = told(client, title="Bridge", position=2, k=8, map=True)
     points = answer["map"]["points"]
     others = [row for row in answer["results"] if not row["true_next"]]
+    assert len(others) == len(answer["results"]) - 1
     assert [point["what"] for point in points] == ["context"] * 2 + ["prediction", "truth"] + ["candidate"] * len(
         others
     )
@@ -409,6 +409,15 @@ def test_a_space_that_cannot_be_made_is_not_tried_again_at_once(
     until(lambda: len(tried) > 1)
 
 
+def test_what_was_made_and_is_gone_is_made_again() -> None:
+    made: list[str] = []
+    things = preparing.Preparing()
+    for times in (1, 2):
+        problem = things.ask("key", "it", 40, lambda: made.append("it"))
+        assert (problem.status, problem.headers) == (503, {"Retry-After": "40"})
+        until(lambda: len(made) == times and not things._makings)  # noqa: B023
+
+
 @pytest.mark.slow
 def test_a_process_of_its_own_makes_a_space(home: Path, client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     own = home / "collections" / "wiki" / "models"
@@ -423,6 +432,11 @@ def test_a_process_of_its_own_makes_a_space(home: Path, client: TestClient, monk
 # -- generations ---------------------------------------------------------------------------------------------
 
 
+def generation_lent(shelf: Shelf) -> str:
+    with shelf.lease() as lease:
+        return lease.generation
+
+
 def test_a_new_generation_answers_and_nothing_of_the_old_one_stays(tmp_path: Path) -> None:
     own = publish(tmp_path, "fresh", {3: PAGES[3]}).path
     write_model(own / "models" / "copy", COPY_LAST)
@@ -430,10 +444,17 @@ def test_a_new_generation_answers_and_nothing_of_the_old_one_stays(tmp_path: Pat
     app = create_app(shelf, Settings(refresh=0.01))
     with TestClient(app) as client:
         assert told(client, title="Bridge", position=1)["generation"] == "gen-000001"
-        publish(tmp_path, "fresh", PAGES)
-        until(lambda: bool(told(client, title="Bridge", position=1)["generation"] == "gen-000002"))
-        assert told(client, title="Bridge", position=1)["truth"]["among"] == 8
-        kept = app.state.service.looking._looks._kept
+        looks = app.state.service.looking
+        with shelf.lease() as lease:
+            publish(tmp_path, "fresh", PAGES)
+            until(lambda: generation_lent(shelf) == "gen-000002")
+            until(lambda: not looks._looks._kept)  # it was told
+            late = looking.Asked(lease, PredictNext(title="Bridge", position=1), time.monotonic() + 20)
+            (answer,) = looks._answers([late])
+            assert (answer.generation, answer.prediction.truth.among) == ("gen-000001", 3)
+        answered = told(client, title="Bridge", position=1)
+        assert (answered["generation"], answered["truth"]["among"]) == ("gen-000002", 8)
+        kept = looks._looks._kept
         assert [key[0].generation.path.name for key in kept] == ["gen-000002"]
     assert not kept
 

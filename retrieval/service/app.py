@@ -46,7 +46,7 @@ def create_app(served: Searcher | Shelf, settings: Settings | None = None, encod
         settings=settings,
         shelf=shelf,
         meters=meters,
-        searching=Lane("search", search_routes.answer_all, settings.waiting, settings.batch, meters),
+        searching=Lane("search", search_routes.answer_all, settings.waiting, settings.batch, meters, settings.threads),
         looking=Looking(shelf, settings, meters),
         encoders=Encoders(settings, meters, shelf) if encoders is None else encoders,
     )
@@ -66,6 +66,7 @@ def create_app(served: Searcher | Shelf, settings: Settings | None = None, encod
         docs_url=None,  # FastAPI's own page loads its script from elsewhere; ours is in about_routes
         redoc_url=None,
         openapi_url="/openapi.json",
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # it asks the environment at every request
         redirect_slashes=False,  # it would redirect to whatever Host the request names
     )
     app.state.service = service

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
+import itertools
 import re
 import secrets
 import time
@@ -51,6 +52,8 @@ class Guard:
         self._meters = meters
         self._hosts = frozenset(host.lower() for host in settings.hosts)
         self._key = None if settings.key is None else settings.key.encode()
+        # numbers, not chance, for each request: asking the system for random bytes lets go of Python's lock
+        self._names = map(f"{secrets.token_hex(4)}-{{:x}}".format, itertools.count(1))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":
@@ -61,7 +64,7 @@ class Guard:
             return
         begun = time.perf_counter()
         inner = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope  # the same, without the body
-        answer = _Answer(scope, send)
+        answer = _Answer(scope, send, next(self._names))
         self._meters.begun()
         try:
             await self._pass(inner, receive, answer)
@@ -175,8 +178,8 @@ class _Body:
 class _Answer:
     """A response on its way out: gets its headers and is counted."""
 
-    def __init__(self, scope: Scope, send: Send) -> None:
-        self.request_id = secrets.token_hex(8)
+    def __init__(self, scope: Scope, send: Send, request_id: str) -> None:
+        self.request_id = request_id
         self.status = GONE  # until there is another
         self.sent = 0
         self.begun = False

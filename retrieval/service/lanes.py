@@ -1,4 +1,4 @@
-"""A bounded line in front of one worker thread: whoever waits while it is busy is answered together in its next batch.
+"""A bounded line in front of a worker thread or two: whoever waits while they are busy is answered in their next batch.
 
 It does not know what is asked or how it is answered.
 """
@@ -34,9 +34,10 @@ class _Place(Generic[In, Out]):
 
 
 class Lane(Generic[In, Out]):
-    """`work` gets 1 … `batch` items in the lane's own thread and returns a result or an exception for each, in order.
+    """`work` gets 1 … `batch` items in one of the lane's own threads and returns a result or an exception for each, in
+    order. If it raises instead, its items are worked on one by one, so that only the one at fault hears of it.
 
-    If it raises instead, its items are worked on one by one, so that only the one at fault hears of it.
+    With two `threads` one may hold Python's lock while the other computes without it; `work` is then called by both.
     """
 
     def __init__(
@@ -46,12 +47,14 @@ class Lane(Generic[In, Out]):
         waiting: int,
         batch: int,
         meters: Meters | None = None,
+        threads: int = 1,
     ) -> None:
         self.name = name
         self._work = work
         self._waiting = waiting
         self._batch = batch
         self._meters = meters
+        self._threads = threads
         self._line: deque[_Place[In, Out]] = deque()
         self._turn = threading.Condition()  # guards the line and `_open`
         self._open = False
@@ -63,8 +66,11 @@ class Lane(Generic[In, Out]):
         self._loop = asyncio.get_running_loop()
         self._open = True
         # a daemon, so that a second Ctrl-C ends the program even while something endless is worked on
-        self._thread = threading.Thread(target=self._run, name=f"lane {self.name}", daemon=True)
-        self._thread.start()
+        self._workers = [
+            threading.Thread(target=self._run, name=f"lane {self.name}", daemon=True) for _ in range(self._threads)
+        ]
+        for worker in self._workers:
+            worker.start()
         return self
 
     async def __aexit__(
@@ -75,10 +81,11 @@ class Lane(Generic[In, Out]):
             self._open = False
             left = list(self._line)
             self._line.clear()
-            self._turn.notify()
+            self._turn.notify_all()
         for place in left:
             _tell(place, _closing())
-        await self._loop.run_in_executor(None, self._thread.join)
+        for worker in self._workers:
+            await self._loop.run_in_executor(None, worker.join)
 
     async def ask(self, item: In, deadline: float) -> Out:
         """The result for one item, or its exception raised; Problem 429 when the line is full, 504 after `deadline`
@@ -117,7 +124,7 @@ class Lane(Generic[In, Out]):
         with self._turn, contextlib.suppress(ValueError):  # it may be worked on just now
             self._line.remove(place)
 
-    # -- in the lane's thread ------------------------------------------------------------------------------
+    # -- in the lane's threads -----------------------------------------------------------------------------
 
     def _run(self) -> None:
         while places := self._next():

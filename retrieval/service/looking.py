@@ -86,6 +86,7 @@ class Looking:
     what is at work on it then holds a lease of its own."""
 
     def __init__(self, shelf: Shelf, settings: Settings, meters: Meters | None = None) -> None:
+        self._shelf = shelf
         self._preparing = Preparing()
         self._looks: _Few[LookAhead] = _Few(MODELS)
         self._decoders: _Few[Decoder] = _Few(INVERTERS)
@@ -121,6 +122,7 @@ class Looking:
             try:
                 with asked.lease.again() as lease:  # its asker may give up meanwhile
                     found.append(self._answer(lease, asked))
+                    self._forget_replaced(lease)
             except (LookaheadError, Problem) as error:
                 found.append(error)
         return found
@@ -182,12 +184,20 @@ class Looking:
             )
 
     def _drop(self, collection: str, generation: str) -> None:
+        """What was opened for a generation; the shelf says when."""
+
         def of_it(searcher: Searcher) -> bool:
             folder = searcher.generation.path
             return (folder.parent.name, folder.name) == (collection, generation)
 
         self._looks.drop(of_it)
         self._decoders.drop(of_it)
+
+    def _forget_replaced(self, lease: Lease) -> None:
+        """What was opened for a generation just after the shelf had said so."""
+        with contextlib.suppress(Problem), self._shelf.lease(lease.name) as now:
+            if now.published is not lease.published:
+                self._drop(lease.name, lease.generation)
 
 
 class _Few(Generic[T]):

@@ -19,8 +19,9 @@ class Settings:
     """How a service runs. Seconds, unless said otherwise.
 
     `deadline` is for a whole request, `patience` for a client to send its headers, and its body after them. `waiting`
-    questions at most stand in line for the search lane, of which up to `batch` are answered together; the slower lanes
-    have `waiting_slow`. `hosts` are the names a request may call us by; empty for any, as behind a key.
+    questions at most stand in line for the search lane, of which up to `batch` are answered together by each of its
+    `threads`; the slower lanes have `waiting_slow`. `hosts` are the names a request may call us by; empty for any, as
+    behind a key.
     """
 
     key: str | None = None
@@ -29,5 +30,6 @@ class Settings:
     patience: float = 10.0
     waiting: int = 256
     batch: int = 32
+    threads: int = 2
     waiting_slow: int = 16
     refresh: float = 1.0  # between two looks whether a newer generation was published
