@@ -64,7 +64,7 @@ _LOOPBACK = "127.0.0.1"
     type=click.IntRange(1, 1024),
     default=32,
     show_default=True,
-    help="How many searches are answered together at most.",
+    help="How many searches are answered together at most; 1 answers one after the other.",
 )
 @click.option(
     "--waiting",

@@ -163,7 +163,8 @@ def characters(
     """Sweep transformers that predict the next character, over 78 symbols.
 
     Top-1 and Top-3 of every language and of all together, on articles (or blocks of files) that were not trained on.
-    Keys: width, depth, heads, ff, dropout, norm (post, pre), warm_up, rate, decay, batch, length, checks.
+    Keys: width, depth, heads, ff, dropout, norm (post, pre), warm_up, rate, decay, batch, length, checks, precision
+    (f32, bf16). The vocabulary is kept beside the report.
 
     \b
     Examples:
@@ -182,8 +183,9 @@ def characters(
 
     asked = _asked(grid, () if preset is None else preset_named(preset), budget, seeds, halving)
     wanted = None if languages is None else [one.strip() for one in languages.split(",") if one.strip()]
-    task = CharactersTask(corpus_of(collection, _paths(texts), wanted))
-    _swept(home, task, asked, workers, out, sort, seed, quiet, as_json)
+    corpus = corpus_of(collection, _paths(texts), wanted)
+    folder = _swept(home, CharactersTask(corpus), asked, workers, out, sort, seed, quiet, as_json)
+    corpus.vocabulary.save(folder / "vocabulary.json")
 
 
 def _paths(texts: Sequence[str]) -> dict[str, Path]:
@@ -221,7 +223,8 @@ def _swept(
     seed: int,
     quiet: bool,
     as_json: bool,
-) -> None:
+) -> Path:
+    """The folder of the sweep, once it has ended."""
     from index.progress import say
     from retrieval.sweep import folder_for, identity_of, read_references, read_sweep
     from retrieval.sweep import sweep as run
@@ -256,6 +259,7 @@ def _swept(
     else:
         click.echo(report.table(sort or ""))
     click.echo(f"report.json, report.md, parameters.png and time.png are in {folder.absolute()}", err=True)
+    return folder
 
 
 def _write(report: SweepReport, folder: Path) -> None:

@@ -49,6 +49,7 @@ class FastEncoder:
         self._inputs = inputs
         self._streams = streams
         self._bulk = bulk
+        self._requests: list[Any] = []  # idle ones; making one takes as long as a tenth of a question
         self.fingerprint = fingerprint
 
     @classmethod
@@ -102,21 +103,28 @@ class FastEncoder:
         out = np.empty((len(texts), self.dim), dtype=np.float32)
         size = BATCH if self._bulk else QUERY_BATCH
         batches = [order[start : start + size] for start in range(0, len(order), size)]
-        # requests are this call's own, here and below, so that several threads may encode at once
         if len(batches) == 1:
-            out[batches[0]] = self._compiled.create_infer_request().infer(self._fed(tokens, batches[0]))[0]
+            request = self._request()
+            out[batches[0]] = request.infer(self._fed(tokens, batches[0]))[0]
+            self._requests.append(request)
             return out
         # requests are waited for in turn and by this thread: an AsyncInferQueue with a callback now and then never
         # ends (its destructor and the callback's thread wait for each other over Python's lock)
-        idle = [self._compiled.create_infer_request() for _ in range(min(self._streams + 1, len(batches)))]
+        idle = [self._request() for _ in range(min(self._streams + 1, len(batches)))]
         busy: deque[tuple[Any, list[int]]] = deque()
         for places in batches:
             request = idle.pop() if idle else _collect(busy.popleft(), out)
             request.start_async(self._fed(tokens, places))
             busy.append((request, places))
-        for pair in busy:
-            _collect(pair, out)
+        self._requests.extend(_collect(pair, out) for pair in busy)
         return out
+
+    def _request(self) -> Any:
+        """One that is this call's own until it is given back, so that several threads may encode at once."""
+        try:
+            return self._requests.pop()
+        except IndexError:
+            return self._compiled.create_infer_request()
 
     def _fed(self, tokens: list[list[int]], places: list[int]) -> dict[str, NDArray[np.int64]]:
         longest = max(len(tokens[place]) for place in places)

@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,10 @@ LONGEST_QUERY = 64  # different words; the rest of a longer query is not looked 
 _SET_QUERY_BELOW = 5_000  # a filter that leaves fewer ids becomes part of the query
 _NAMED_BELOW = 1_000  # so few ids are found sooner one by one than as a set
 _ALONE_BELOW = 1_000  # ids times words: so few are looked up sooner than read past
-_WORDS_KEPT = 16_384  # of texts that were shown, with their stems
+_WORDS_KEPT = 16_384  # of texts that were shown, with their stems, and of questions, with their rarity
+_QUERIES_KEPT = 1_024  # with their words, which one search asks for several times
 
-_WORD = re.compile(r"\w+")
+_PARTS = re.compile(r"(\w+)")
 _STEMMERS = {
     "ar": "arabic",
     "da": "danish",
@@ -63,6 +65,8 @@ class LexicalIndex:
         self._schema = index.schema
         self._analyzer = _analyzer(language)
         self._stems_in = lru_cache(_WORDS_KEPT)(self.stems)
+        self._rarity_of = lru_cache(_WORDS_KEPT)(self._rareness)
+        self._words_of = lru_cache(_QUERIES_KEPT)(lambda text: tuple(dict.fromkeys(self.stems(text))))
 
     @classmethod
     def open(cls, folder: Path, language: str) -> LexicalIndex:
@@ -90,19 +94,25 @@ class LexicalIndex:
 
     def words(self, text: str) -> list[str]:
         """The different words of a text, in the order in which they first come."""
-        return list(dict.fromkeys(self.stems(text)))
+        return list(self._words_of(text))
 
     def rarity(self, words: Iterable[str]) -> dict[str, float]:
         """BM25's inverse document frequency of each word."""
+        return {word: self._rarity_of(word) for word in words}
+
+    def _rareness(self, word: str) -> float:
         count = len(self)
         # dead chunks are counted until their segment is merged away
-        found = {word: min(count, self._searcher.doc_freq("text", word)) for word in words}
-        return {word: math.log(1 + (count - holds + 0.5) / (holds + 0.5)) for word, holds in found.items()}
+        holds = min(count, self._searcher.doc_freq("text", word))
+        return math.log(1 + (count - holds + 0.5) / (holds + 0.5))
 
     def spans(self, text: str, query: str) -> list[tuple[int, int]]:
         """Where in a text the query's words stand, whatever their ending."""
         wanted = set(self.words(query))
-        return [match.span() for match in _WORD.finditer(text) if not wanted.isdisjoint(self._stems_in(match[0]))]
+        parts = _PARTS.split(text)  # a word, what stands between, a word, …
+        alike = {word for word in set(parts[1::2]) if not wanted.isdisjoint(self._stems_in(word))}
+        stops = list(accumulate(map(len, parts)))
+        return [(stops[2 * place], stops[2 * place + 1]) for place, word in enumerate(parts[1::2]) if word in alike]
 
     def search(self, query: str, k: int, within: IdSet | None = None) -> list[Hit]:
         """The `k` chunks with the highest BM25, fewer where fewer hold any of the words (and lie in `within`)."""

@@ -15,7 +15,7 @@ from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar, overload
+from typing import NamedTuple, Self, TypeVar, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,8 +58,7 @@ class Fusion(StrEnum):
     RRF = "rrf"
 
 
-@dataclass(frozen=True, slots=True)
-class Parts:
+class Parts(NamedTuple):
     """Where a score comes from: cosine and BM25, with the rank in each list (from 1) or None outside its top, and the
     closeness of the question's words (None where it was not read)."""
 
@@ -80,9 +79,8 @@ class Passage:
     parts: Parts
 
 
-@dataclass(frozen=True, slots=True)
-class Ranked:
-    """A passage whose text was not looked up yet."""
+class Ranked(NamedTuple):
+    """A passage whose text was not looked up yet. A tuple, as `Hit` is."""
 
     chunk_id: int
     score: float

@@ -66,6 +66,9 @@ _KEPT = 16_384  # chunks, and titles, that a reader keeps at hand: about 1 KB ea
 _BY_INDEX = 250  # ids up to which the index finds each (20 µs); for more, and in DuckDB for 50, the table is read
 
 
+_NONE: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
+
+
 @dataclass(frozen=True, slots=True)
 class ArticleRow:
     """What the database knows of an article; its chunks are `first_chunk … first_chunk + chunk_count - 1`."""
@@ -264,25 +267,20 @@ class Store:
         """Ids of the live chunks that pass, ascending. An unknown title or page id raises; sections match by name."""
         for page_id in wanted.page_ids:
             self.article(page_id)
-        titled = {row.page_id for title in wanted.titles for row in self._articles_titled(title)}
-        query = (
-            sa.select(chunks.c.chunk_id)
-            .join(articles, articles.c.page_id == chunks.c.page_id)
-            .where(
-                chunks.c.chunk_id >= articles.c.first_chunk,  # leaves out the rows of retired texts
-                chunks.c.chunk_id < articles.c.first_chunk + articles.c.chunk_count,
-            )
-            .order_by(chunks.c.chunk_id)
-        )
+        query = sa.select(articles.c.first_chunk, articles.c.chunk_count).order_by(articles.c.first_chunk)
         if wanted.page_ids:
-            query = query.where(chunks.c.page_id.in_(wanted.page_ids))
+            query = query.where(articles.c.page_id.in_(wanted.page_ids))
         if wanted.titles:
-            query = query.where(chunks.c.page_id.in_(titled))
-        if wanted.sections:
-            query = query.where(sa.func.lower(chunks.c.section).in_([_lower(name) for name in wanted.sections]))
+            titled = {row.page_id for title in wanted.titles for row in self._articles_titled(title)}
+            query = query.where(articles.c.page_id.in_(titled))
         if wanted.splits:
             query = query.where(articles.c.split.in_([split.value for split in wanted.splits]))
-        return self._ids(query)
+        runs = self._rows(query)  # an article's live chunks are one run: no chunk need be looked at
+        passing = np.concatenate([_NONE, *(np.arange(first, first + count) for first, count in runs)])
+        if wanted.sections:
+            named = sa.func.lower(chunks.c.section).in_([_lower(name) for name in wanted.sections])
+            passing = np.intersect1d(passing, self._ids(sa.select(chunks.c.chunk_id).where(named)), assume_unique=True)
+        return passing
 
     def ids_of_texts(self, keys: Iterable[str]) -> NDArray[np.int64]:
         """Ids of the chunks with one of these text keys, ascending, tombstoned ones too."""

@@ -46,7 +46,14 @@ def create_app(served: Searcher | Shelf, settings: Settings | None = None, encod
         settings=settings,
         shelf=shelf,
         meters=meters,
-        searching=Lane("search", search_routes.answer_all, settings.waiting, settings.batch, meters, settings.threads),
+        searching=Lane(
+            "search",
+            search_routes.answer_all,
+            settings.waiting,
+            settings.batch,
+            meters,
+            threads=settings.threads if settings.batch > 1 else 1,  # one at a time is meant to be just that
+        ),
         looking=Looking(shelf, settings, meters),
         encoders=Encoders(settings, meters, shelf) if encoders is None else encoders,
     )
