@@ -1,14 +1,19 @@
-"""A process to be killed: imports what a command needs, says "ready", waits for a line, and runs the command line.
+"""Processes to be killed: this one imports what a command needs, once, and forks itself for each that is asked for.
 
-crash_child.py run ARGUMENTS …         the command line of lookahead
-crash_child.py at POINT ARGUMENTS …    the same, killing itself at a step of publishing
-crash_child.py search COLLECTION       searches in every mode until its input ends; prints how often
+crash_child.py SOCKET takes requests, each with the three streams of the new process, and answers with its number and,
+when it has ended, with how. That process says "ready", waits for a line, and does what was asked:
+
+run ARGUMENTS …         the command line of lookahead
+at POINT ARGUMENTS …    the same, killing itself at a step of publishing
+search COLLECTION       searches in every mode until it is terminated; prints how often
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import socket
 import sys
 import warnings
 from collections.abc import Callable
@@ -100,14 +105,39 @@ def search_until_told(path: Path) -> None:
     print(count, flush=True)
 
 
-if __name__ == "__main__":
+def act(doing: str, *arguments: str) -> None:
     print("ready", flush=True)
-    if sys.argv[1] == "search":
-        search_until_told(Path(sys.argv[2]))
-    else:
-        sys.stdin.readline()
-        arguments = sys.argv[2:]
-        if sys.argv[1] == "at":
-            prepare_to_die(arguments[0])
-            arguments = arguments[1:]
-        main(arguments, prog_name="lookahead")
+    if doing == "search":
+        search_until_told(Path(arguments[0]))
+        return
+    sys.stdin.readline()
+    if doing == "at":
+        prepare_to_die(arguments[0])
+        arguments = arguments[1:]
+    main(arguments, prog_name="lookahead")
+
+
+def serve(link: socket.socket) -> None:
+    """One process at a time. A fork, as long as nothing here has started a thread."""
+    while True:
+        request, streams, _, _ = socket.recv_fds(link, 1 << 16, 3)
+        if not request:
+            return
+        number = os.fork()
+        if not number:
+            link.close()
+            for place, stream in enumerate(streams):
+                os.dup2(stream, place)
+                os.close(stream)
+            act(*json.loads(request))
+            return
+        for stream in streams:
+            os.close(stream)
+        link.sendall(number.to_bytes(4))
+        _, status = os.waitpid(number, 0)
+        link.sendall(status.to_bytes(4))
+
+
+if __name__ == "__main__":
+    with socket.socket(fileno=int(sys.argv[1])) as link:
+        serve(link)

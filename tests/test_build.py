@@ -54,12 +54,8 @@ def numbers(collection: Collection) -> list[str]:
 def live_texts(generation: Generation) -> dict[int, str]:
     """page id → its chunks, joined."""
     with Store.open(generation.path / DATABASE) as store:
-        return {
-            row.page_id: " ".join(
-                text for _, _, text in store.texts(row.first_chunk, row.first_chunk + row.chunk_count)
-            )
-            for row in store.articles()
-        }
+        texts = [text for _, _, text in store.texts(0, store.counts().chunks)]
+        return {row.page_id: " ".join(texts[row.first_chunk :][: row.chunk_count]) for row in store.articles()}
 
 
 def found(collection: Collection, query: str, mode: Mode, k: int = 5) -> list[str]:
@@ -70,12 +66,12 @@ def found(collection: Collection, query: str, mode: Mode, k: int = 5) -> list[st
 def everything(collection: Collection) -> dict[str, Any]:
     """All that two builds of the same articles must have in common."""
     generation = collection.current()
-    with Store.open(generation.path / DATABASE) as store:
+    with Searcher.open(collection) as searcher:
+        store = searcher.store
         assert store.faults() == []
         rows = [(row.page_id, row.title, row.first_chunk, row.chunk_count) for row in store.articles()]
         texts = store.texts(0, store.counts().chunks)
         dead = store.dead_ids().tolist()
-    with Searcher.open(collection) as searcher:
         answers = [
             [(one.chunk.chunk_id, round(one.score, 5)) for one in searcher.search(query, 4, mode=mode)]
             for query in ("P3v0s1", "old stone bridge P7v0s0", "nothing of this")
@@ -193,21 +189,20 @@ def test_a_page_already_there_is_not_cleaned_again(
     assert cleaned == [4]
 
 
-@pytest.mark.parametrize("mode", list(Mode))
-def test_a_changed_article_replaces_its_old_chunks_in_every_mode(
-    collection: Collection, tmp_path: Path, mode: Mode
-) -> None:
+def test_a_changed_article_replaces_its_old_chunks_in_every_mode(collection: Collection, tmp_path: Path) -> None:
     ingest(collection, [source_of(tmp_path / "a.jsonl", pages_of(1, 2, 3))], CHOICES)
-    assert found(collection, "P2v0s1", mode)[0].startswith("P2v0s1")
+    for mode in Mode:
+        assert found(collection, "P2v0s1", mode)[0].startswith("P2v0s1")
     changed = {1: text_of(1), 2: text_of(2, 1), 3: text_of(3)}
     report = ingest(collection, [source_of(tmp_path / "a.jsonl", changed)], KEPT)
     assert (report.added, report.replaced, report.removed, report.unchanged) == (0, 1, 0, 2)
     assert collection.current().manifest.counts == {"articles": 3, "chunks": 12, "live": 9}
     assert live_texts(collection.current()) == changed
-    everywhere = found(collection, "P2v0s1 old stone bridge", mode, 50)
-    assert len(everywhere) == 9
-    assert not any("P2v0" in text for text in everywhere)
-    assert found(collection, "P2v1s1", mode)[0].startswith("P2v1s1")
+    for mode in Mode:
+        everywhere = found(collection, "P2v0s1 old stone bridge", mode, 50)
+        assert len(everywhere) == 9
+        assert not any("P2v0" in text for text in everywhere)
+        assert found(collection, "P2v1s1", mode)[0].startswith("P2v1s1")
 
 
 def test_what_is_gone_from_a_source_stays_unless_asked_to_go(collection: Collection, tmp_path: Path) -> None:
@@ -309,6 +304,15 @@ def test_two_sources_that_disagree_about_a_page_settle_it_the_same_way_each_time
 # -- options and refusals ------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def one_page(tmp_path_factory: pytest.TempPathFactory) -> tuple[Collection, Source]:
+    """A collection that nothing is added to, and its source."""
+    folder = tmp_path_factory.mktemp("one-page")
+    collection, source = Collection(folder / "c"), source_of(folder / "a.jsonl", pages_of(1))
+    ingest(collection, [source], CHOICES)
+    return collection, source
+
+
 @pytest.mark.parametrize(
     ("choices", "said"),
     [
@@ -320,10 +324,9 @@ def test_two_sources_that_disagree_about_a_page_settle_it_the_same_way_each_time
     ],
 )
 def test_an_option_that_contradicts_the_collection_is_refused_in_one_line(
-    collection: Collection, tmp_path: Path, choices: Choices, said: str
+    one_page: tuple[Collection, Source], choices: Choices, said: str
 ) -> None:
-    source = source_of(tmp_path / "a.jsonl", pages_of(1))
-    ingest(collection, [source], CHOICES)
+    collection, source = one_page
     with pytest.raises(LookaheadError, match=said) as caught:
         ingest(collection, [source], choices)
     assert "\n" not in str(caught.value)
@@ -592,6 +595,17 @@ def test_an_ingest_that_stops_somewhere_ends_like_one_that_never_did(
     assert collection.verify() == []
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Source, dict[str, Any]]:
+    """A source of eight pages, and what a collection of them is."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    source, whole = source_of(folder / "a.jsonl", pages_of(*range(1, 9))), Collection(folder / "whole")
+    with pytest.MonkeyPatch.context() as patch:
+        _make_small(patch)
+        ingest(whole, [source], CHOICES)
+        return source, everything(whole)
+
+
 @pytest.mark.parametrize(
     ("owner", "name", "call", "after"),
     [
@@ -604,8 +618,8 @@ def test_an_ingest_that_stops_somewhere_ends_like_one_that_never_did(
     ids=["reading", "encoder", "encoding", "indexing", "publishing"],
 )
 def test_a_first_ingest_that_stops_publishes_nothing_and_goes_on(
+    uninterrupted: tuple[Source, dict[str, Any]],
     collection: Collection,
-    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     counting: list[str],
     owner: object,
@@ -614,7 +628,7 @@ def test_a_first_ingest_that_stops_publishes_nothing_and_goes_on(
     after: bool,
 ) -> None:
     _make_small(monkeypatch)
-    source = source_of(tmp_path / "a.jsonl", pages_of(*range(1, 9)))
+    source, expected = uninterrupted
     with monkeypatch.context() as patch:
         _stop(patch, owner, name, call, KeyboardInterrupt(), after=after)
         with pytest.raises(KeyboardInterrupt):
@@ -626,9 +640,7 @@ def test_a_first_ingest_that_stops_publishes_nothing_and_goes_on(
     assert live_texts(collection.current()) == pages_of(*range(1, 9))
     if name == "_encode_shard":
         assert len(counting) == 24 - 16, "two shards of eight rows were there already"
-    whole = Collection(tmp_path / "whole")
-    ingest(whole, [source], CHOICES)
-    assert everything(whole) == everything(collection)
+    assert everything(collection) == expected
 
 
 @pytest.mark.parametrize(
@@ -703,6 +715,13 @@ def _with_dead_rows(collection: Collection, tmp_path: Path) -> None:
     ingest(collection, [source_of(tmp_path / "a.jsonl", {**pages_of(1, 4), 2: text_of(2, 1)})], COMPLETE)
 
 
+@pytest.fixture(scope="module")
+def dead_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dead-rows")
+    _with_dead_rows(Collection(folder / "c"), folder)
+    return folder / "c"
+
+
 @pytest.mark.usefixtures("small_shards")
 def test_compact_drops_the_dead_and_renumbers_the_living_in_their_order(
     collection: Collection, tmp_path: Path, counting: list[str]
@@ -732,10 +751,18 @@ def test_compact_drops_the_dead_and_renumbers_the_living_in_their_order(
     assert ingest(collection, [source_of(tmp_path / "a.jsonl", texts)], KEPT).generation is None
 
 
+@pytest.fixture(scope="module")
+def two_pages(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """A collection of pages 1 and 2, and all that is in it."""
+    folder = tmp_path_factory.mktemp("two-pages")
+    ingest(Collection(folder / "c"), [source_of(folder / "a.jsonl", pages_of(1, 2))], CHOICES)
+    return folder / "c", everything(Collection(folder / "c"))
+
+
 @pytest.mark.parametrize("file", [DENSE, f"{LEXICAL}/meta.json"])
-def test_compact_makes_a_damaged_index_anew(collection: Collection, tmp_path: Path, file: str) -> None:
-    ingest(collection, [source_of(tmp_path / "a.jsonl", pages_of(1, 2))], CHOICES)
-    expected = everything(collection)
+def test_compact_makes_a_damaged_index_anew(two_pages: tuple[Path, dict[str, Any]], tmp_path: Path, file: str) -> None:
+    made, expected = two_pages
+    collection = Collection(shutil.copytree(made, tmp_path / "c"))
     path = collection.current().path / file
     raw = bytearray(path.read_bytes())
     raw[len(raw) // 2] ^= 0xFF
@@ -747,8 +774,10 @@ def test_compact_makes_a_damaged_index_anew(collection: Collection, tmp_path: Pa
     assert collection.current().manifest.number == 2
 
 
-def test_compact_refuses_when_the_chunks_themselves_are_damaged(collection: Collection, tmp_path: Path) -> None:
-    ingest(collection, [source_of(tmp_path / "a.jsonl", pages_of(1, 2))], CHOICES)
+def test_compact_refuses_when_the_chunks_themselves_are_damaged(
+    two_pages: tuple[Path, dict[str, Any]], tmp_path: Path
+) -> None:
+    collection = Collection(shutil.copytree(two_pages[0], tmp_path / "c"))
     path = collection.current().path / DATABASE
     raw = bytearray(path.read_bytes())
     raw[len(raw) // 2] ^= 0xFF
@@ -763,9 +792,9 @@ def test_compact_refuses_when_the_chunks_themselves_are_damaged(collection: Coll
     [(build, "_renumber", True), (build, "_index_words", True), (Collection, "_point_to", False)],
 )
 def test_a_compact_that_stops_is_done_again_from_the_start(
-    collection: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: object, name: str, after: bool
+    dead_rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: object, name: str, after: bool
 ) -> None:
-    _with_dead_rows(collection, tmp_path)
+    collection = Collection(shutil.copytree(dead_rows, tmp_path / "c"))
     texts = live_texts(collection.current())
     with monkeypatch.context() as patch:
         _stop(patch, owner, name, 1, Stopped(), after=after)

@@ -150,7 +150,7 @@ def test_no_process_is_started_before_wikitext_comes():
 
 
 def test_a_worker_killed_from_outside_costs_one_page_at_most():
-    pages = [wiki(number, "[[a|b]] " * 1000) for number in range(1, 41)]
+    pages = [wiki(number, "[[a|b]] " * 400) for number in range(1, 41)]
     stream = articles(pages, workers=2)
     found = [next(stream)]
     for child in multiprocessing.active_children():

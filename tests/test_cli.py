@@ -292,8 +292,8 @@ def test_progress_goes_to_stderr_and_the_report_to_stdout(tmp_path: Path) -> Non
         patch.setattr("index.build._index_words", _interrupted)
         with pytest.raises(KeyboardInterrupt):
             ingest(Collection(stopped), [open_source(source, "jsonl")], choices)
-    again = process(tmp_path / "home", *arguments[:2], "-c", "stopped", "--encoder", "hashing", "--workers", "1")
-    assert (again.returncode, "resuming the unfinished build-000001.tmp" in again.stderr) == (0, True)
+    again = run(tmp_path / "home", *arguments[:2], "-c", "stopped", "--encoder", "hashing", "--workers", "1")
+    assert (again.exit_code, "resuming the unfinished build-000001.tmp" in again.stderr) == (0, True)
     assert again.stdout.startswith("stopped gen-000001: 3 articles")
     assert "resuming" not in again.stdout
 

@@ -45,6 +45,24 @@ def home(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home"
 
 
+@pytest.fixture(scope="module")
+def trained(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same home with a model `residual` of `tales`."""
+    folder = tmp_path_factory.mktemp("cli-trained") / "home"
+    shutil.copytree(made, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "SHIPPED", folder / "none-came-with-it")
+        assert train(folder, "residual", "-c", "tales", *QUICK).exit_code == 0
+    return folder
+
+
+@pytest.fixture
+def residual(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home of its own with that model."""
+    monkeypatch.setattr(models, "SHIPPED", tmp_path / "none-came-with-it")
+    return Path(shutil.copytree(trained, tmp_path / "home"))
+
+
 def run(home: Path, *arguments: str) -> Result:
     return CliRunner(catch_exceptions=False).invoke(main, ["--home", str(home), *arguments])
 
@@ -77,12 +95,11 @@ def test_from_training_to_a_prediction(home: Path) -> None:
     assert "model residual" in foretold.stdout
 
 
-def test_a_partial_evaluation_leaves_the_card_alone(home: Path) -> None:
-    assert train(home, "residual", "-c", "tales", *QUICK).exit_code == 0
-    folder = home / "collections" / "tales" / "models" / "residual"
+def test_a_partial_evaluation_leaves_the_card_alone(residual: Path) -> None:
+    folder = residual / "collections" / "tales" / "models" / "residual"
     less = (("--split", "valid"), ("--limit", "2"), ("--context", "2"), ("--bank", "article"), ("--no-baselines",))
     for partial in less:
-        assert run(home, "evaluate", "next", "-c", "tales", "--quiet", *partial).exit_code == 0
+        assert run(residual, "evaluate", "next", "-c", "tales", "--quiet", *partial).exit_code == 0
         assert not (folder / METRICS).exists()
 
 
@@ -94,25 +111,23 @@ def test_json_is_one_object(home: Path) -> None:
     assert set(row["valid"]) == set(row["copy_last"]) == {"MRR", "R@1", "R@5", "R@20", "cosine", "spread"}
 
 
-def test_training_again_replaces_the_model_and_another_name_does_not(home: Path) -> None:
-    folder = home / "collections" / "tales" / "models"
-    assert train(home, "residual", "-c", "tales", *QUICK).exit_code == 0
+def test_training_again_replaces_the_model_and_another_name_does_not(residual: Path) -> None:
+    folder = residual / "collections" / "tales" / "models"
     first = (folder / "residual" / "weights.safetensors").read_bytes()
-    assert train(home, "residual", "-c", "tales", *QUICK, "--seed", "1", "--name", "other").exit_code == 0
+    assert train(residual, "residual", "-c", "tales", *QUICK, "--seed", "1", "--name", "other").exit_code == 0
     assert (folder / "residual" / "weights.safetensors").read_bytes() == first
-    assert train(home, "residual", "-c", "tales", *QUICK, "--seed", "1").exit_code == 0
+    assert train(residual, "residual", "-c", "tales", *QUICK, "--seed", "1").exit_code == 0
     assert (folder / "residual" / "weights.safetensors").read_bytes() != first
     assert sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")) == ["other", "residual"]
 
 
-def test_training_begins_with_another_models_weights(home: Path) -> None:
-    assert train(home, "residual", "-c", "tales", *QUICK).exit_code == 0
-    more = train(home, "residual", "-c", "tales", *QUICK, "--name", "more", "--from", "residual")
+def test_training_begins_with_another_models_weights(residual: Path) -> None:
+    more = train(residual, "residual", "-c", "tales", *QUICK, "--name", "more", "--from", "residual")
     assert more.exit_code == 0, more.stderr
-    other = train(home, "amn", "-c", "tales", *QUICK, "--from", "residual")
+    other = train(residual, "amn", "-c", "tales", *QUICK, "--from", "residual")
     assert other.exit_code == 2
     assert "residual holds a predictor residual, not amn" in other.stderr
-    plain = train(home, "residual", "-c", "tales", *QUICK, "--from", "residual", "--plain", "--name", "plain")
+    plain = train(residual, "residual", "-c", "tales", *QUICK, "--from", "residual", "--plain", "--name", "plain")
     assert plain.exit_code == 2
     assert "is not of a Residual of this size" in plain.stderr
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import ir_measures
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from ir_measures import RR, Success
 from tiny_articles import article_rows, sequences_of, vectors_of, wandering
@@ -279,6 +279,7 @@ def test_the_length_of_a_prediction_makes_no_difference(
 
 
 @given(seed=st.integers(0, 1000))
+@settings(max_examples=25)
 def test_a_rank_is_within_its_bank_and_leaving_the_context_out_never_worsens_it(
     tmp_path_factory: pytest.TempPathFactory, seed: int
 ) -> None:

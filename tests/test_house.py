@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import os
 import subprocess
@@ -97,9 +98,14 @@ HOMES = {
 HEAVY = ["torch", "transformers", "sentence_transformers", "vec2text", "matplotlib", "scipy", "pandas", "sklearn"]
 
 
+@functools.cache
+def nodes(file: str) -> list[ast.AST]:
+    return list(ast.walk(ast.parse((ROOT / file).read_text(encoding="utf-8"))))
+
+
 def imported(file: str) -> Iterator[str]:
     """Full names of the modules a file imports, wherever in it that is."""
-    for node in ast.walk(ast.parse((ROOT / file).read_text(encoding="utf-8"))):
+    for node in nodes(file):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -113,8 +119,7 @@ def room_of(name: str) -> str:
 
 
 def calls(file: str) -> Iterator[ast.Call]:
-    tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
-    yield from (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+    yield from (node for node in nodes(file) if isinstance(node, ast.Call))
 
 
 # -- read, not run ---------------------------------------------------------------------------------------
@@ -165,7 +170,9 @@ def test_only_commands_print(file: str) -> None:
 
 @pytest.mark.parametrize("file", FILES)
 def test_a_file_says_first_what_it_is(file: str) -> None:
-    said = ast.get_docstring(ast.parse((ROOT / file).read_text(encoding="utf-8")))
+    module = nodes(file)[0]
+    assert isinstance(module, ast.Module)
+    said = ast.get_docstring(module)
     assert said
     assert said.splitlines()[0].endswith((".", ":"))
 

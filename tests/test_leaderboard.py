@@ -188,13 +188,13 @@ def test_a_process_of_its_own_measures_a_reranker_too(tmp_path: Path) -> None:
     assert (told.runtime, told.precision, list(told.batches)) == (OPENVINO, "f32", [1, 2])
     (reranker / RERANKER_WEIGHTS).write_bytes(b"x")
     with pytest.raises(LookaheadError, match=r"reranker\.bin is damaged"):
-        speed_of(Job(str(folder), OPENVINO, "f32", str(reranker)))
+        predictors.measure(Job(str(folder), OPENVINO, "f32", str(reranker)))
 
 
 def test_what_a_process_cannot_load_is_refused_in_its_words(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "tiny")
     with pytest.raises(LookaheadError, match=r"cannot read .*weights\.safetensors.*train it again"):
-        speed_of(Job(str(folder), TORCH))  # whose weights are none
+        predictors.measure(Job(str(folder), TORCH))  # whose weights are none
     (folder / GRAPH_WEIGHTS).write_bytes(b"x")
     with pytest.raises(LookaheadError, match=r"predictor\.bin is damaged"):
         speed_of(Job(str(folder), OPENVINO))

@@ -59,6 +59,29 @@ def collection(made: tuple[Path, Model], tmp_path: Path) -> Collection:
     return Collection(shutil.copytree(made[0], tmp_path / "home" / "collections" / "c"))
 
 
+@pytest.fixture(scope="module")
+def spaced(made: tuple[Path, Model], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """That collection with its space made."""
+    path = Path(shutil.copytree(made[0], tmp_path_factory.mktemp("spaced") / "home" / "collections" / "c"))
+    opened(Collection(path), made[1])
+    return path
+
+
+@pytest.fixture
+def with_space(spaced: Path, tmp_path: Path) -> Collection:
+    return Collection(shutil.copytree(spaced, tmp_path / "home" / "collections" / "c"))
+
+
+@pytest.fixture(scope="module")
+def outgrown(spaced: Path, made: tuple[Path, Model], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(that collection when it has grown beyond its space; what is to become of the space)"""
+    folder = tmp_path_factory.mktemp("outgrown")
+    collection = Collection(shutil.copytree(spaced, folder / "home" / "collections" / "c"))
+    more(collection)
+    opened(collection, made[1], folder / "elsewhere")
+    return collection.path, folder / "elsewhere" / "towers"
+
+
 @pytest.fixture
 def model(made: tuple[Path, Model]) -> Model:
     return made[1]
@@ -309,8 +332,9 @@ def cut(path: Path) -> None:
 @pytest.mark.parametrize("harm", [flip, cut, Path.unlink])
 @pytest.mark.parametrize("name", [f"{VECTORS}/00002.npy", DENSE, FACTS])
 def test_a_damaged_file_is_found_and_the_space_made_again(
-    collection: Collection, model: Model, name: str, harm: Callable[[Path], None], computed: list[int]
+    with_space: Collection, model: Model, name: str, harm: Callable[[Path], None], computed: list[int]
 ) -> None:
+    collection = with_space
     sound = opened(collection, model)
     before = shards(place_of(collection))
     computed.clear()
@@ -360,11 +384,12 @@ class Fallen(BaseException):
 
 @pytest.mark.parametrize("step", ["first shard", "last shard", "index", "seal", "between the renames"])
 def test_a_build_that_stops_anywhere_leaves_the_old_space_and_the_next_one_is_whole(
-    collection: Collection, model: Model, monkeypatch: pytest.MonkeyPatch, step: str, tmp_path: Path
+    outgrown: tuple[Path, Path], model: Model, monkeypatch: pytest.MonkeyPatch, step: str, tmp_path: Path
 ) -> None:
-    old = opened(collection, model).facts
+    made, expected = outgrown
+    collection = Collection(shutil.copytree(made, tmp_path / "home" / "collections" / "c"))
+    old = SpaceFacts.load((place_of(collection) / FACTS).read_bytes())
     before = shards(place_of(collection))
-    more(collection)
 
     def falling(call: Callable[..., object], at: int) -> Callable[..., object]:
         calls = 0
@@ -403,8 +428,7 @@ def test_a_build_that_stops_anywhere_leaves_the_old_space_and_the_next_one_is_wh
     assert shards(place) == before
     whole = opened(collection, model)
     assert whole.facts.origin.generation == "gen-000002"
-    opened(collection, model, tmp_path / "elsewhere")
-    assert shards(place_of(collection)) == shards(tmp_path / "elsewhere" / "towers")
+    assert shards(place_of(collection)) == shards(expected)
     assert sorted(path.name for path in place_of(collection).parent.iterdir() if path.is_dir()) == ["towers"]
 
 

@@ -17,6 +17,7 @@ from retrieval.words import NONE, Words, frequent, tidy
 
 TOKENIZER = wordpiece()
 BUNDLED = tokenizer_in(bundled_folder())
+REAL = Words(BUNDLED)
 TEXTS = ["The old stone bridges of the river", "the bridge over the mill (1861)", "ЗАМОК in the river"]
 
 
@@ -190,7 +191,7 @@ def test_tidied_or_not_a_text_has_the_same_tokens(tokens: list[str]) -> None:
 
 @given(st.lists(st.one_of(ALPHABET, st.text(alphabet=LETTERS, min_size=1, max_size=9)), max_size=9).map(" ".join))
 def test_the_real_tokens_of_a_text_come_back_as_they_were(text: str) -> None:
-    words = Words(BUNDLED)
+    words = REAL
     ids = words.ids([text], 100)
     (back,) = words.texts([[one for one in ids[0].tolist() if one != NONE]])
     if BUNDLED.token_to_id("[UNK]") not in ids:
