@@ -700,3 +700,29 @@ print({"torch", "transformers", "sentence_transformers"} & set(sys.modules))
         [sys.executable, "-c", code, bundled.folder], cwd=ROOT, capture_output=True, text=True, env={**os.environ}
     )
     assert (told.stdout, told.stderr) == ("(1, 384)\nset()\n", "")
+
+
+_FIRST_AT_ONCE = """
+import sys, threading
+from pathlib import Path
+from index.encoder import open_encoder
+sys.setswitchinterval(1e-6)
+encoder = open_encoder(Path(sys.argv[1]))
+together = threading.Barrier(6)
+def ask():
+    together.wait()
+    encoder.encode_queries(["a question of some words"])
+askers = [threading.Thread(target=ask, daemon=True) for _ in range(6)]
+for asker in askers:
+    asker.start()
+for asker in askers:
+    asker.join()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_first_questions_of_several_threads_do_not_wait_for_each_other_for_ever(bundled: Converted) -> None:
+    """Of processes without the first look in index/graphs.py about one in twelve never ended."""
+    for _ in range(40):
+        subprocess.run([sys.executable, "-c", _FIRST_AT_ONCE, str(bundled.folder)], check=True, timeout=30)

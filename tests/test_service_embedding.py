@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import time
@@ -35,6 +36,12 @@ from store.sources import open_source
 
 TEXTS = ["a stone bridge", "", "tea in a cup"]
 ASKING = replace(SPACE, model="asking", query_prefix="what: ")
+
+
+@pytest.fixture(autouse=True)
+def _heard(caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever level a library has set for everybody."""
+    caplog.set_level(logging.WARNING, "lookahead.service")
 
 
 @pytest.fixture(scope="module")

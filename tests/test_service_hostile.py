@@ -73,7 +73,7 @@ def meant(description: Any, many: int) -> set[str]:
 
 
 def test_no_request_of_schemathesis_gets_what_the_description_does_not_tell(description: Any) -> None:
-    assert {"GET /api/search", "POST /api/predict-next", "POST /api/embed", "GET /readyz"} <= meant(description, 3)
+    assert {"GET /api/search", "POST /api/predict-next", "POST /api/embed", "GET /readyz"} <= meant(description, 2)
 
 
 @pytest.mark.slow

@@ -272,3 +272,19 @@ def test_three_hundred_askers_at_once_each_get_their_own_answer_quickly() -> Non
     assert seconds < 0.5
     assert len(sizes) <= 15
     assert max(sizes) == 32
+
+
+def test_a_second_thread_works_while_the_first_is_held() -> None:
+    gate = Gate()
+
+    async def ask() -> list[int]:
+        async with Lane("two", gate.double, waiting=9, batch=1, threads=2) as lane:
+            tasks = [asyncio.create_task(lane.ask(item, SOON)) for item in range(3)]
+            await until(lambda: len(gate.batches) == 2)
+            await asyncio.sleep(0.02)
+            assert sorted(gate.batches) == [[0], [1]]  # the third has to wait
+            gate.may_end.set()
+            return await asyncio.gather(*tasks)
+
+    assert asyncio.run(ask()) == [0, 2, 4]
+    assert not [thread for thread in threading.enumerate() if thread.name == "lane two"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -35,6 +36,12 @@ from retrieval.service.shelf import Shelf
 
 ROOT = Path(__file__).parent.parent
 BRIDGE = [text for _, text in PAGES[3][1]]
+
+
+@pytest.fixture(autouse=True)
+def _heard(caplog: pytest.LogCaptureFixture) -> None:
+    """Whatever level a library has set for everybody."""
+    caplog.set_level(logging.WARNING, "lookahead.service")
 
 
 @pytest.fixture(scope="module")
