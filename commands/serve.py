@@ -187,8 +187,12 @@ def _log_stream(path: Path | None) -> Iterator[BinaryIO | None]:
     elif str(path) == "-":
         yield sys.stdout.buffer
     else:
-        with path.open("ab") as file:
+        file = path.open("ab")
+        try:
             yield file
+        finally:
+            with contextlib.suppress(OSError):  # lines that a full disk did not take
+                file.close()
 
 
 def _counted(shelf: Shelf) -> str:

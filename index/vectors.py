@@ -5,6 +5,7 @@ It does not know what a row means, nor what cosine is.
 
 from __future__ import annotations
 
+import io
 import os
 import threading
 from collections import OrderedDict
@@ -84,8 +85,17 @@ def shard_count(rows: int, shard_rows: int = SHARD_ROWS) -> int:
 
 
 def read_shard(path: Path, rows: int, dim: int) -> NDArray[np.float16]:
-    """A memory-mapped shard of exactly that shape."""
+    """A memory-mapped shard of exactly that shape.
+
+    A header as numpy writes it is compared and not read: numpy reads it with `ast`, which in Python 3.11 fails now and
+    then when another thread is at it too (python/cpython#106905).
+    """
+    header = _header(rows, dim)
     try:
+        with path.open("rb") as file:
+            usual = file.read(len(header)) == header and path.stat().st_size == len(header) + rows * dim * 2
+        if usual and rows:
+            return np.memmap(path, dtype=np.float16, mode="r", offset=len(header), shape=(rows, dim))
         shard: NDArray[np.float16] = np.lib.format.open_memmap(path, mode="r")  # np.load also opens archives
     except (OSError, ValueError, EOFError, SyntaxError, TokenError) as error:  # the last two from a damaged header
         raise LookaheadError(f"cannot read {path}: {error}; run: lookahead verify") from error
@@ -94,6 +104,13 @@ def read_shard(path: Path, rows: int, dim: int) -> NDArray[np.float16]:
             f"{path} holds {shard.dtype} {shard.shape}, expected float16 {(rows, dim)}; run: lookahead verify"
         )
     return shard
+
+
+def _header(rows: int, dim: int) -> bytes:
+    written = io.BytesIO()
+    told = {"descr": "<f2", "fortran_order": False, "shape": (rows, dim)}
+    np.lib.format.write_array_header_1_0(written, told)
+    return written.getvalue()
 
 
 def write_shard(path: Path, vectors: NDArray[np.float32]) -> None:

@@ -269,6 +269,13 @@ def test_a_result_opens_its_article_at_the_chunk_and_back_is_back(page: Page) ->
     assert page.faults.asked.count("/api/search") == searches
 
 
+@pytest.mark.parametrize("at", ["99999", "249.5", "1e400", "-3"])
+def test_an_address_past_the_end_or_between_chunks_opens_the_article_all_the_same(page: Page, at: str) -> None:
+    page.open(f"#/article/3?at={at}")
+    place = {"99999": 249, "249.5": 249}.get(at, 0)
+    page.one(f'.chunk[data-position="{place}"][aria-current]')
+
+
 def test_a_long_article_is_read_in_pages_around_the_place(page: Page) -> None:
     page.open("#/article/3?at=120")
     page.one('.chunk[data-position="120"][aria-current]')

@@ -175,6 +175,14 @@ def test_a_body_that_cannot_be_meant_is_refused_in_a_sentence(port: int, path: s
     assert told["status"] in {status, 400, 422 if status == 404 else status}
 
 
+def test_what_is_wrong_is_said_without_the_names_of_pythons_objects(port: int) -> None:
+    for body in ({"model": "hashing", "input": []}, {"model": "hashing", "input": [1]}, b'{"model": '):
+        told = problem_of(port, "POST", "/api/embed", body)["detail"]
+        assert not {"function", "partial", "0x", "loc"} & set(told.replace("-", " ").replace("<", " ").split())
+        assert "0x" not in told
+    assert told.startswith("the body is no JSON: ")
+
+
 def test_a_body_over_the_limit_is_refused_before_it_is_read(port: int) -> None:
     assert problem_of(port, "POST", "/api/embed", b"x" * (LARGEST_BODY + 1))["status"] == 413
 

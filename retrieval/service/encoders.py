@@ -6,7 +6,10 @@ with the program; students that failed are not among them. Nothing is fetched, a
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
+import shutil
 import tempfile
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -37,6 +40,7 @@ from store.records import LookaheadError
 
 OPENED = 4  # that no collection has open
 _TOGETHER = 8  # requests whose texts are encoded at once; 64 texts each take seconds
+_ROOMS = "lookahead-encoders-"
 _SECONDS = 10.0  # until one is ready: torch is loaded for it, in a process of its own
 _log = logging.getLogger("lookahead.service")
 
@@ -159,7 +163,8 @@ class Encoders:
 
     def _convert(self, name: str, folder: Path | None) -> None:
         if self._room is None:
-            self._room = tempfile.TemporaryDirectory(prefix="lookahead-encoders-", ignore_cleanup_errors=True)
+            _remove_rooms_of_the_killed()
+            self._room = tempfile.TemporaryDirectory(prefix=f"{_ROOMS}{os.getpid()}-", ignore_cleanup_errors=True)
         key = (name, _stamp(folder))
         place = Path(tempfile.mkdtemp(dir=self._room.name))
         convert_apart(_spec(name, folder), place, device="cpu", note=_log.info)
@@ -241,6 +246,25 @@ class Encoders:
             return None
 
 
+def _remove_rooms_of_the_killed() -> None:
+    """What services left that could not clean up; a number that another process has by now keeps its room."""
+    for room in Path(tempfile.gettempdir()).glob(f"{_ROOMS}*-*"):
+        number = room.name.removeprefix(_ROOMS).partition("-")[0]
+        with contextlib.suppress(OSError, ValueError):
+            if room.lstat().st_uid == os.getuid() and not room.is_symlink() and not _runs(int(number)):
+                shutil.rmtree(room, ignore_errors=True)
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
 def _spec(name: str, folder: Path | None) -> str:
     return name if folder is None else str(folder.resolve())
 
@@ -260,8 +284,11 @@ def _stamp(folder: Path | None) -> int:
 
 def _was_made_with(published: Generation, spec: str) -> bool:
     """Whether the generation's encoder is that model, and the model was not made anew since."""
-    recipe = read_recipe(published.path / ENCODER)
-    if not same_model(str(recipe.get("spec", recipe["kind"])), spec):
+    try:
+        recipe = read_recipe(published.path / ENCODER)
+    except LookaheadError:  # its folder has just lost its name (a roll back, gc); what is open goes on encoding
+        recipe = published.manifest.facts["encoder"]
+    if not same_model(str(recipe.get("spec", recipe.get("kind"))), spec):
         return False
     made = datetime.fromisoformat(published.manifest.created).timestamp()
     return spec == BUNDLED or Path(spec).stat().st_mtime <= made + 1

@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from store.records import LookaheadError
 
+_ARMS = ("str", "int", "list", "none")
 PROBLEM_TYPE = "application/problem+json"
 
 
@@ -92,7 +93,12 @@ def _what_is_wrong(error: RequestValidationError) -> str:
     """The first three faults, each with where it is; never the value itself, which may be endless."""
     said = []
     for fault in error.errors()[:3]:
-        place = ".".join(str(part) for part in fault["loc"] if part not in ("query", "body", "path"))
+        if fault["type"] == "json_invalid":
+            said.append(f"the body is no JSON: {fault['ctx']['error']} at character {fault['loc'][-1]}")
+            continue
+        # the arms of a union are named after Python's objects, which are nobody's business
+        parts = [str(part) for part in fault["loc"] if part not in ("query", "body", "path")]
+        place = ".".join(part for part in parts if part.replace("_", "").isalnum() and part not in _ARMS)
         said.append(f"{place[:80]}: {fault['msg']}" if place else str(fault["msg"]))
     more = len(error.errors()) - len(said)
     return "; ".join(said) + (f"; and {more} more" if more else "")

@@ -110,8 +110,23 @@ function pause(seconds, signal) {
   });
 }
 
+let held = null; // the key, where storage is forbidden
+
 function key() {
-  return sessionStorage.getItem("key");
+  try {
+    return sessionStorage.getItem("key") ?? held;
+  } catch {
+    return held;
+  }
+}
+
+function keep(told) {
+  held = told;
+  try {
+    sessionStorage.setItem("key", told);
+  } catch {
+    // it then holds until the page is left
+  }
 }
 
 let asking = null; // several requests can meet a locked door at once; the reader is asked once
@@ -142,7 +157,7 @@ function dialogue(sentence) {
         } else if (!/^[\x21-\x7e]+$/.test(told)) {
           reject(new Trouble("A key has plain letters, digits and signs only, and no spaces. Try again with another."));
         } else {
-          sessionStorage.setItem("key", told);
+          keep(told);
           resolve();
         }
       },

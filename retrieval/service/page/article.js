@@ -44,7 +44,8 @@ export function show(place, first, page) {
   };
 
   function wanted() {
-    return Math.max(0, Number(route.params.get("at")) || 0);
+    const at = Math.trunc(Number(route.params.get("at")));
+    return Number.isSafeInteger(at) ? Math.max(0, at) : 0;
   }
 
   function collection() {
@@ -59,7 +60,10 @@ export function show(place, first, page) {
     earlier.hidden = later.hidden = true;
     const work = async () => {
       const start = Math.max(0, wanted() - BEFORE);
-      const answer = await chunksFrom(start, PAGE);
+      let answer = await chunksFrom(start, PAGE);
+      if (!answer.chunks.length && answer.chunk_count) {
+        answer = await chunksFrom(Math.max(0, answer.chunk_count - BEFORE), PAGE); // it was longer once
+      }
       trouble.replaceChildren();
       told = answer;
       from = to = answer.start;
