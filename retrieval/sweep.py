@@ -347,7 +347,9 @@ def _work(job: _Job) -> None:
         done = Done(job.name, job.seed, job.share, result)
     except LookaheadError as error:
         done = Done(job.name, job.seed, job.share, failed=str(error))
-    except MemoryError:
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):  # torch has no MemoryError
+            raise
         done = Done(job.name, job.seed, job.share, failed="there was not enough memory", lost=True)
     write_atomically(job.folder / _DONE, json.dumps(done.as_json()).encode(), sync=False)  # RESULTS is
 

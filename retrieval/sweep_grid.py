@@ -100,7 +100,7 @@ def _grid(raw: Mapping[str, Any]) -> Grid:
         for value in values:
             _value(key, value)
     listed = raw.get("config", [])
-    if not isinstance(listed, list):
+    if not isinstance(listed, list) or not all(isinstance(one, dict) for one in listed):
         raise LookaheadError("expected [[config]], in double brackets, for each configuration")
     for key, value in base.items():
         _value(key, value)

@@ -65,8 +65,7 @@ class Spread:
         """The same of any mean, by its variance in units of one seed's."""
         if not self.deviation:  # seeds that all agree to the last digit were asked too little to tell
             return math.inf
-        student = _STUDENT[self.freedom - 1] if self.freedom <= len(_STUDENT) else 1.96 + 2.5 / self.freedom
-        return student * self.deviation * math.sqrt(variance)
+        return _student(self.freedom) * self.deviation * math.sqrt(variance)
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,7 +328,8 @@ class SweepReport:
             if abs(mean) > self.spreads[first.figure].explains(variance):
                 alike = "1 pair" if len(them) == 1 else f"{len(them)} pairs"
                 told.append(f"{key} {less} → {more} {number(mean, signed=True)} ({alike})")
-        return [f"All else equal, {first.heading}: {'; '.join(told)}."] if told else []
+        looked = f"; of {len(pairs)} differences looked at, one in twenty is told by chance" if len(pairs) > 1 else ""
+        return [f"All else equal, {first.heading}: {'; '.join(told)}{looked}."] if told else []
 
     def _against(self, best: Row) -> list[str]:
         """The best beside what a model must beat."""
@@ -421,12 +421,21 @@ def _drawn(blocks: Blocks, seed: Sequence[int]) -> Floats:
     many = np.random.default_rng(seed).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=RESAMPLES)
     below: Floats = many @ sizes
     drawn: Floats = np.divide(many @ sums, below, out=np.zeros(RESAMPLES), where=below > 0)
-    return drawn
+    free = len(sums) - 1
+    if not free:  # one block tells nothing of another
+        return np.random.default_rng(seed).permutation(np.tile([0.0, 1.0], RESAMPLES // 2))
+    wider = _student(free) / 1.96 * math.sqrt(len(sums) / free)  # few blocks, drawn again, lie too close together
+    figure = _ratio(float(sums.sum()), float(sizes.sum()))
+    return np.asarray(np.clip(figure + wider * (drawn - figure), 0.0, 1.0))
 
 
 def _estimate(mean: float, drawn: Floats) -> Estimate:
     low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Estimate(mean, float(low), float(high))
+
+
+def _student(freedom: int) -> float:
+    return _STUDENT[freedom - 1] if freedom <= len(_STUDENT) else 1.96 + 2.5 / freedom
 
 
 def _ratio(above: float, below: float) -> float:

@@ -7,6 +7,7 @@ that dies costs its own piece of work only.
 from __future__ import annotations
 
 import contextlib
+import errno
 import multiprocessing
 import os
 import signal
@@ -21,6 +22,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _KEPT_FREE = 0.2  # of the memory that is free: an estimate is one
 
 
@@ -69,6 +71,8 @@ def ended(work: Callable[[T], object], items: Sequence[T], needs: Sequence[int],
                 process.join()
                 code = process.exitcode
                 process.close()
+                if code in _DISK:
+                    raise OSError(code, os.strerror(code))
                 died = f"was killed by signal {-code}" if code and code < 0 else f"ended with code {code}"
                 yield items[number], f"its process {died}" if code else ""
     finally:
@@ -113,7 +117,12 @@ def _environment(name: str, value: str) -> Iterator[None]:
 def _alone(work: Callable[[T], object], item: T) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    work(item)
+    try:
+        work(item)
+    except OSError as error:  # a full disk is the sweep's trouble, not one training's
+        if error.errno not in _DISK:
+            raise
+        sys.exit(error.errno)
     sys.stderr.flush()
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # torch and duckdb in one process tell of "leaked" types at its end
 

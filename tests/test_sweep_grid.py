@@ -117,3 +117,10 @@ def test_what_a_grid_may_not_say_is_told_in_one_line(tmp_path: Path, text: str, 
 def test_a_grid_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(LookaheadError, match=r"sweep\.toml: No such file or directory"):
         read_grid(tmp_path / "sweep.toml")
+
+
+@pytest.mark.parametrize("listed", ["[1, 2]", '["wide"]'])
+def test_a_list_of_something_else_than_tables_is_refused(tmp_path: Path, listed: str) -> None:
+    with pytest.raises(LookaheadError) as refused:
+        read_grid(written(tmp_path, f"config = {listed}"))
+    assert "\n" not in str(refused.value)

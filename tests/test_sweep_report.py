@@ -128,7 +128,7 @@ def test_a_key_is_judged_where_nothing_else_differs() -> None:
     other = [done("other", 0.54)]
     said = report([*SMALL, *LARGE, *MIDDLE, *other], configs).findings()
     # depth: (.10 + .12) / 2 = .11 > 4.30 · .01 · √(.5² · (.5 + .5 + 1 + 1)); width: .03 is less
-    assert "All else equal, Top-1 (dev): depth 2 → 4 +.110 (2 pairs)." in said
+    assert "All else equal, Top-1 (dev): depth 2 → 4 +.110 (2 pairs); of 2 differences looked at" in said
     assert "width" not in said
 
 
@@ -197,3 +197,14 @@ def test_a_front_is_drawn(tmp_path: Path) -> None:
         told.points("parameters"), front, {"copy": 0.3}, tmp_path / "x.png", "a title", cost="cost", quality="quality"
     )
     assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_few_blocks_tell_less_than_many() -> None:
+    """Two blocks that agree are no proof that all would."""
+    halves, forties = [50.0, 40.0], [45.0, 35.0]
+    alone = gap_between({"en": Blocks([50.0], [100.0]), "es": Blocks([40.0], [100.0])}, 0)
+    few = gap_between({"en": Blocks(halves, [100.0] * 2), "es": Blocks(forties, [100.0] * 2)}, 0)
+    many = gap_between({"en": Blocks(halves * 20, [100.0] * 40), "es": Blocks(forties * 20, [100.0] * 40)}, 0)
+    (_, _, one), (_, _, two), (_, _, forty) = (gap for _, gap in (alone, few, many))
+    assert one.low <= 0 <= one.high
+    assert two.high - two.low > 4 * (forty.high - forty.low)

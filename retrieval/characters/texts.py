@@ -1,7 +1,7 @@
 """Text to predict character by character: by language and split, from a collection's articles or from text files.
 
-It does not know models. No text is on both sides: articles keep their own split, files are split by blocks, and a line
-of dev or test that is also a line of train is left out.
+It does not know models. No text is on both sides: articles keep their own split, files are split by blocks, and of
+files a line of dev or test that is also a line of train is left out.
 """
 
 from __future__ import annotations
