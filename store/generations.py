@@ -417,10 +417,14 @@ def link_or_copy(source: Path, target: Path) -> None:
 def write_atomically(path: Path, content: bytes, *, sync: bool = True) -> None:
     """Either the old content or the new one is there, whatever happens."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(content)
-    if sync:
-        _sync(temporary)
-    os.replace(temporary, path)
+    try:
+        temporary.write_bytes(content)
+        if sync:
+            _sync(temporary)
+        os.replace(temporary, path)
+    except OSError:  # a full disk is not made fuller by half a file
+        temporary.unlink(missing_ok=True)
+        raise
     if sync:
         _sync(path.parent)
 

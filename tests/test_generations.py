@@ -776,3 +776,18 @@ def test_the_generation_served_is_never_garbage_when_newer_ones_are_damaged(coll
     assert served(collection)[0] == 2
     assert collection.collect_garbage() == []  # the newer two may be mended
     assert served(collection)[0] == 2
+
+
+def test_what_could_not_be_written_leaves_the_old_content_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_atomically(tmp_path / "told", b"old")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomically(tmp_path / "told", b"new")
+    assert [path.name for path in tmp_path.iterdir()] == ["told"]
+    assert (tmp_path / "told").read_bytes() == b"old"

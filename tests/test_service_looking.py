@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -509,3 +510,24 @@ print(*{name.split(".")[0] for name in sys.modules})
     loaded = set(done.stdout.splitlines()[-1].split())
     assert {"numpy", "openvino", "fastapi"} <= loaded
     assert not loaded & {"torch", "transformers", "sentence_transformers", "vec2text", "matplotlib", "scipy"}
+
+
+def test_what_is_being_opened_does_not_keep_the_shelf_waiting() -> None:
+    few: looking._Few[str] = looking._Few(2)
+    begun, may_end = threading.Event(), threading.Event()
+
+    def slow() -> str:
+        begun.set()
+        assert may_end.wait(5)
+        return "opened"
+
+    with ThreadPoolExecutor(2) as askers:
+        first = askers.submit(few.get, ("one", "model"), slow)
+        assert begun.wait(5)
+        second = askers.submit(few.get, ("one", "model"), lambda: "opened twice")
+        dropping = threading.Thread(target=few.drop, args=[lambda _: False])
+        dropping.start()
+        dropping.join(1)
+        assert not dropping.is_alive()
+        may_end.set()
+        assert (first.result(5), second.result(5)) == ("opened", "opened")

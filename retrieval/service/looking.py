@@ -206,16 +206,27 @@ class _Few(Generic[T]):
     def __init__(self, most: int) -> None:
         self._most = most
         self._kept: OrderedDict[tuple[Hashable, ...], T] = OrderedDict()
-        self._lock = threading.Lock()  # also while something is opened: whoever wants the same waits for it
+        self._lock = threading.Lock()  # never while something is opened: the shelf, which drops, would wait as long
+        self._opening: dict[tuple[Hashable, ...], threading.Lock] = {}  # whoever wants the same waits for it
 
     def get(self, key: tuple[Hashable, ...], opened: Callable[[], T]) -> T:
         with self._lock:
-            if key not in self._kept:
-                self._kept[key] = opened()
-                if len(self._kept) > self._most:
-                    self._kept.popitem(last=False)
-            self._kept.move_to_end(key)
-            return self._kept[key]
+            turn = self._opening.setdefault(key, threading.Lock())
+        with turn:
+            with self._lock:
+                if key in self._kept:
+                    self._kept.move_to_end(key)
+                    return self._kept[key]
+            try:
+                fresh = opened()
+                with self._lock:
+                    self._kept[key] = fresh
+                    if len(self._kept) > self._most:
+                        self._kept.popitem(last=False)
+                return fresh
+            finally:
+                with self._lock:
+                    self._opening.pop(key, None)
 
     def drop(self, of_it: Callable[[Any], bool]) -> None:
         """What was opened for those searchers. Whoever is at work with it has it to the end."""
