@@ -181,6 +181,8 @@ def test_what_is_wrong_is_said_without_the_names_of_pythons_objects(port: int) -
         assert not {"function", "partial", "0x", "loc"} & set(told.replace("-", " ").replace("<", " ").split())
         assert "0x" not in told
     assert told.startswith("the body is no JSON: ")
+    neither = problem_of(port, "POST", "/api/embed", {"model": "hashing", "input": {}})["detail"]
+    assert neither.startswith("input: Input should be a valid string; input: ")
 
 
 def test_a_body_over_the_limit_is_refused_before_it_is_read(port: int) -> None:

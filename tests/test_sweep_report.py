@@ -208,3 +208,4 @@ def test_few_blocks_tell_less_than_many() -> None:
     (_, _, one), (_, _, two), (_, _, forty) = (gap for _, gap in (alone, few, many))
     assert one.low <= 0 <= one.high
     assert two.high - two.low > 4 * (forty.high - forty.low)
+    assert few[0]["en"].low == 0.0  # .45 less .05 · 12.71 / 1.96 · √2, where drawing again alone would say .40
