@@ -15,7 +15,6 @@ from starlette.responses import Response
 
 from store.records import LookaheadError
 
-_ARMS = ("str", "int", "list", "none")
 PROBLEM_TYPE = "application/problem+json"
 
 
@@ -98,7 +97,7 @@ def _what_is_wrong(error: RequestValidationError) -> str:
             continue
         # the arms of a union are named after Python's objects, which are nobody's business
         parts = [str(part) for part in fault["loc"] if part not in ("query", "body", "path")]
-        place = ".".join(part for part in parts if part.replace("_", "").isalnum() and part not in _ARMS)
+        place = ".".join(part for part in parts if part.replace("_", "").isalnum())
         said.append(f"{place[:80]}: {fault['msg']}" if place else str(fault["msg"]))
     more = len(error.errors()) - len(said)
     return "; ".join(said) + (f"; and {more} more" if more else "")
