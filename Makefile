@@ -7,13 +7,14 @@ PIP_FLAGS ?=
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: help install demo test test-slow test-browser check bench clean
+.PHONY: help install demo test test-slow test-browser test-engines check bench clean
 
 help:
 	@echo "make demo       set up, ingest the bundled sample, answer three questions"
 	@echo "make test       set up, run the whole test suite (under 5 minutes)"
 	@echo "make test-slow  the long ones: 200 kill -9 during ingests, the real encoder end to end"
 	@echo "make test-browser  the page in a headless Chromium (Debian: apt install chromium chromium-driver)"
+	@echo "make test-engines  Milvus, PostgreSQL and Ray, with real ones started here (installs Ray: 80 MB)"
 	@echo "make check      lint and type checks"
 	@echo "make bench      the benchmark tables of the README (needs ../shared/data)"
 
@@ -35,6 +36,13 @@ test-slow: $(READY)
 
 test-browser: $(READY)
 	$(PY) -m pytest -m browser
+
+test-engines: $(VENV)/.ready-ray
+	$(PY) -m pytest -m "not browser and not benchmark" tests/test_engines.py tests/test_milvus.py tests/test_postgres.py tests/test_database.py tests/test_shards.py tests/test_ray.py
+
+$(VENV)/.ready-ray: $(READY)
+	$(PY) -m pip install --quiet --progress-bar off $(PIP_FLAGS) -c constraints.txt -e '.[dev,ray]'
+	touch $@
 
 check: $(READY)
 	$(PY) -m ruff check .

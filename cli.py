@@ -28,6 +28,8 @@ COMMANDS = {
     "compact": "commands.keep:compact",
     "rollback": "commands.keep:rollback",
     "gc": "commands.keep:gc",
+    "drop": "commands.keep:drop",
+    "encode-shards": "commands.encode:encode_shards",
     "export": "commands.export:export",
     "train": "commands.train:train",
     "distill": "commands.distill:distill",

@@ -235,6 +235,113 @@ def decode(
         _print(bench_decode(searcher, inverter, steps, beam, _say), as_json)
 
 
+@bench.command("scale")
+@collection_option
+@click.option("--questions", type=click.Path(path_type=Path), required=True, help="SQuAD JSON, TREC topics, or TSV.")
+@click.option("--limit", type=click.IntRange(20), default=500, show_default=True, help="How many of them.")
+@click.option("--sizes", default="1e4,1e5,1e6", show_default=True, help="Chunks, separated by commas.")
+@click.option("--index-memory", type=click.IntRange(1), help="MB the vector index may take.  [default: as ingest]")
+@click.option("--index", "indexes", metavar="SPEC", multiple=True, help="Also in milvus:FILE.db or milvus://HOST:PORT.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder for the report and its picture.")
+@json_option
+@click.pass_obj
+def scale(
+    home: Path,
+    name: str | None,
+    questions: Path,
+    limit: int,
+    sizes: str,
+    index_memory: int | None,
+    indexes: tuple[str, ...],
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Ingest and search collections of several sizes, and see what grows how.
+
+    The chunks and vectors are the collection's; beyond its end they are the same again with noise. Everything is
+    ingested as a user would, but for the encoding, whose pace is measured apart. A million chunks take ten minutes and
+    5 GB of disk meanwhile, in the home.
+
+    \b
+    Example:
+      lookahead bench scale -c enwiki --questions ../shared/data/squad/squad-v2.0-dev-part1.json --out scale
+    """
+    import numpy as np
+
+    from index.build import INDEX_MEMORY
+    from retrieval.benchmarks.scale import bench_scale, write_report
+    from retrieval.questions import read_questions
+
+    asked = [question.text for question in read_questions(questions).questions]
+    drawn = np.random.default_rng(0).permutation(len(asked))[:limit]
+    report = bench_scale(
+        existing_collection(home, name),
+        home,
+        _counts(sizes, "--sizes"),
+        [asked[place] for place in drawn],
+        INDEX_MEMORY if index_memory is None else index_memory * 1_000_000,
+        typed(),
+        _say,
+        indexes,
+    )
+    if out is not None:
+        for file in write_report(report, out):
+            _say(f"wrote {(out / file).resolve()}")
+    if as_json:
+        print_json(report.as_json())
+    else:
+        click.echo(report.in_words())
+
+
+@bench.command("plan")
+@click.option(
+    "--from",
+    "source",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    required=True,
+    help="A scale.json of bench scale.",
+)
+@click.option("--sizes", default="4.1e7,1e9", show_default=True, help="Chunks, separated by commas.")
+@click.option("--memory", type=click.FloatRange(1), default=64, show_default=True, help="GB of a machine.")
+@click.option("--disk", type=click.FloatRange(1), default=2000, show_default=True, help="GB of a machine.")
+@click.option("--workers", type=click.IntRange(1), default=16, show_default=True, help="Machines that encode.")
+def plan(source: Path, sizes: str, memory: float, disk: float, workers: int) -> None:
+    """Say what larger collections would need: arithmetic from figures that bench scale measured.
+
+    \b
+    Example:
+      lookahead bench plan --from scale/scale.json --sizes 4.1e7,1e9 --memory 64
+    """
+    import json
+
+    from retrieval.benchmarks.plan import Machine, Rates, in_words
+    from retrieval.benchmarks.scale import ScaleReport
+
+    try:
+        report = ScaleReport.from_json(json.loads(source.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError) as error:
+        raise LookaheadError(f"{source} is no scale.json; run: lookahead bench scale --out FOLDER") from error
+    click.echo(in_words(_counts(sizes, "--sizes"), workers, Rates.of(report), Machine(memory * 1e9, disk * 1e9)))
+
+
+@bench.command("ray")
+@collection_option
+@click.option("--chunks", type=click.IntRange(1024), default=16_384, show_default=True, help="How many, at most.")
+@click.option("--workers", type=click.IntRange(1, 64), default=2, show_default=True, help="Actors, one core each.")
+@json_option
+@click.pass_obj
+def ray(home: Path, name: str | None, chunks: int, workers: int, as_json: bool) -> None:
+    """Encode chunks on a Ray cluster of this machine against this process alone: speed, start-up, the same bytes.
+
+    \b
+    Example:
+      lookahead bench ray -c wiki --chunks 16384 --workers 2
+    """
+    from retrieval.benchmarks.ray import bench_ray
+
+    _print(bench_ray(existing_collection(home, name), chunks, workers, _say), as_json)
+
+
 @bench.command("wikitext")
 @click.argument("dump", type=click.Path(path_type=Path, exists=True))
 @click.argument("reference", type=click.Path(path_type=Path, exists=True))
@@ -259,6 +366,17 @@ def _print(figures: Sequence[Figure], as_json: bool) -> None:
             print_json(figure.as_json())
     else:
         click.echo(markdown(figures))
+
+
+def _counts(given: str, option: str) -> list[int]:
+    """Whole numbers, ascending, of a list such as "1e4,100000"."""
+    try:
+        counts = sorted({int(float(part)) for part in given.split(",")})
+    except (ValueError, OverflowError):
+        counts = []
+    if not counts or counts[0] < 1:
+        raise LookaheadError(f"{option} is numbers separated by commas, such as 1e4,1e5,1e6, not {given!r}")
+    return counts
 
 
 def _say(sentence: str) -> None:

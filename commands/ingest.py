@@ -35,7 +35,29 @@ from commands.common import DEFAULT_COLLECTION, SAMPLE_COLLECTION, print_json
 )
 @click.option("--language", help="ISO code for sentences and stemming.  [default: en, or that of --wikipedia]")
 @click.option("--device", default="auto", help="auto, cpu, cuda: where vectors are computed.")
-@click.option("--workers", type=click.IntRange(1, 64), help="Processes that read wikitext.  [default: one a core]")
+@click.option(
+    "--index",
+    metavar="WHERE",
+    help='Where the indexes are: "faiss" (files of the collection), "milvus:FILE.db" (milvus-lite) or '
+    '"milvus://HOST:19530".  [default: faiss]',
+)
+@click.option(
+    "--store",
+    metavar="URL",
+    help='Where articles and chunks are: "duckdb" (a file of the collection) or "postgresql+psycopg://USER@HOST/NAME"; '
+    "the password comes from PGPASSWORD or ~/.pgpass.  [default: duckdb]",
+)
+@click.option(
+    "--ray",
+    metavar="ADDRESS",
+    help='Encode on a Ray cluster: "auto" joins the one that runs here, "local" starts one, or its address.',
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 4096),
+    help="Processes that read wikitext; with --ray, actors that encode.  [default: one a core]",
+)
+@click.option("--prepare", is_flag=True, help="Stop when only vectors are missing; encode-shards makes them anywhere.")
 @click.option(
     "--index-memory",
     type=click.IntRange(1),
@@ -61,7 +83,11 @@ def ingest(
     prefix: str | None,
     language: str | None,
     device: str,
+    index: str | None,
+    store: str | None,
+    ray: str | None,
     workers: int | None,
+    prepare: bool,
     index_memory: int,
     delete_missing: bool,
     quiet: bool,
@@ -83,6 +109,9 @@ def ingest(
       lookahead ingest --wikipedia simple -c simple
       lookahead ingest ~/notes -c notes --delete-missing
       lookahead ingest ../shared/data/enwiki -c wiki --encoder fast
+      lookahead ingest ../shared/data/enwiki -c wiki --index milvus:./wiki.db
+      lookahead ingest enwiki.xml.bz2 -c en --index milvus://host:19530 --store postgresql+psycopg://me@host/wiki
+      lookahead ingest enwiki.xml.bz2 -c en --ray auto --workers 16
     """
     import os
 
@@ -111,6 +140,10 @@ def ingest(
         language=language or (wikipedia if wikipedia and len(wikipedia) == 2 else None),
         device=device,
         workers=workers or os.cpu_count() or 1,
+        index=index,
+        store=store,
+        ray=ray,
+        prepare=prepare,
         index_memory=index_memory * 1_000_000,
         delete_missing=delete_missing,
         quiet=quiet,
@@ -135,6 +168,7 @@ def as_dict(report: object) -> dict[str, object]:
     manifest = report.generation.manifest if report.generation else None
     return {
         "generation": manifest.name if manifest else None,
+        "prepared": report.prepared,
         "counts": manifest.counts if manifest else None,
         "added": report.added,
         "replaced": report.replaced,
@@ -154,7 +188,12 @@ def in_words(report: object, path: Path) -> str:
 
     assert isinstance(report, IngestReport)
     lines = []
-    if report.generation is None:
+    if report.prepared:
+        lines.append(
+            f"prepared: {report.prepared:,} shards are to be encoded; run lookahead encode-shards -c {path.name} "
+            "(in parts, anywhere that sees this folder: --only 0/16 and so on), then the same ingest without --prepare"
+        )
+    elif report.generation is None:
         lines.append(f"nothing new: {report.unchanged:,} articles are in {path} as they are")
     else:
         manifest = report.generation.manifest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -81,10 +82,15 @@ def verify(home: Path, name: str | None, also: str | None, as_json: bool) -> Non
     """
     from index.layout import is_derived
     from index.progress import bar
+    from index.upkeep import remote_faults
+    from store.remotes import remotes_of
 
     collection = existing_collection(home, name or also)
     with bar("verifying", collection.bytes_kept(), "B", quiet=as_json, scale=True) as shown:
         faults = collection.verify(shown.update)
+    if not faults and remotes_of(collection.path) is not None:
+        for generation in collection.generations():
+            faults += remote_faults(generation)
     for fault in faults:
         if as_json:
             print_json({"generation": fault.generation, "file": fault.file, "fault": fault.what})
@@ -108,19 +114,25 @@ def verify(home: Path, name: str | None, also: str | None, as_json: bool) -> Non
 
 @click.command()
 @collection_option
+@click.option("--index", metavar="WHERE", help="Move the indexes there: what ingest --index takes.")
+@click.option("--store", metavar="URL", help="Move articles and chunks there: what ingest --store takes.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 @click.pass_obj
-def compact(home: Path, name: str | None, quiet: bool) -> None:
+def compact(home: Path, name: str | None, index: str | None, store: str | None, quiet: bool) -> None:
     """Publish the same articles without the rows that changes left behind; also makes damaged indexes anew.
 
+    Nothing is encoded again, so this is also how a collection moves to servers and back.
+
     \b
-    Example:
+    Examples:
       lookahead compact --collection wiki
+      lookahead compact -c wiki --index milvus://host:19530 --store postgresql+psycopg://me@host/wiki
+      lookahead compact -c wiki --index faiss --store duckdb
     """
     from index.build import compact as run
 
     collection = existing_collection(home, name)
-    generation = run(collection, quiet=quiet)
+    generation = run(collection, index=index, store=store, quiet=quiet)
     counts = generation.manifest.counts
     click.echo(f"{collection.name} {generation.manifest.name}: {counts['live']:,} chunks, none dead")
 
@@ -135,9 +147,11 @@ def rollback(home: Path, name: str | None) -> None:
     Example:
       lookahead rollback --collection wiki
     """
+    from index.upkeep import roll_back
+
     collection = existing_collection(home, name)
     with collection.writing():
-        generation = collection.roll_back()
+        generation = roll_back(collection)
     click.echo(f"{collection.name} is at {generation.manifest.name}: {generation.manifest.counts['live']:,} chunks")
 
 
@@ -152,10 +166,12 @@ def gc(home: Path, name: str | None, keep: int) -> None:
     Example:
       lookahead gc --collection wiki --keep 1
     """
+    from index.upkeep import sweep
+
     collection = existing_collection(home, name)
     with collection.writing():
         before = collection.bytes_kept()
-        gone = collection.collect_garbage(keep)
+        gone = list(dict.fromkeys([*collection.collect_garbage(keep), *sweep(collection)]))
         freed = before - collection.bytes_kept()
         for model, folders in _forsaken_spaces(collection).items():
             freed += sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file())
@@ -165,6 +181,33 @@ def gc(home: Path, name: str | None, keep: int) -> None:
     click.echo(
         f"removed {', '.join(gone)} (up to {human_bytes(freed)}; shared files stay)" if gone else "nothing to remove"
     )
+
+
+@click.command()
+@collection_option
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.pass_obj
+def drop(home: Path, name: str | None, yes: bool) -> None:
+    """Remove a collection for good: its generations, its models, and its parts on servers.
+
+    \b
+    Example:
+      lookahead drop --collection wiki
+    """
+    from index.upkeep import forget
+
+    if name is None:
+        raise LookaheadError(f"say which --collection is to go; there are: {', '.join(collection_names(home))}")
+    collection = existing_collection(home, name)
+    if not yes:
+        size = human_bytes(sum(path.stat().st_size for path in collection.path.rglob("*") if path.is_file()))
+        click.confirm(f"remove {collection.path} ({size}) with its models?", abort=True)
+    with collection.writing():
+        elsewhere = forget(collection)
+        going = collection.path.with_name(f".dropped-{collection.name}-{os.getpid()}")
+        collection.path.rename(going)  # first: half a collection must not look like one
+    shutil.rmtree(going)
+    click.echo(f"removed {collection.name}" + (f" and {', '.join(dict.fromkeys(elsewhere))}" if elsewhere else ""))
 
 
 def _forsaken_spaces(collection: Collection) -> dict[str, list[Path]]:
@@ -222,8 +265,20 @@ def _show(facts: dict[str, Any]) -> None:
             + (f", {breadth} {dense['breadth']}" if breadth else "")
             + f", recall@10 {dense['recall']:.4f} over {dense['probes']} probes",
         ),
+        *_elsewhere(facts),
         ("size", human_bytes(facts["bytes"])),
         ("sources", ", ".join(facts["sources"])),
     ]
     for label, value in rows:
         click.echo(f"{label:<11} {value}")
+
+
+def _elsewhere(facts: dict[str, Any]) -> list[tuple[str, str]]:
+    """Which parts are on servers, and as what."""
+    index, store = facts.get("index"), facts.get("store")
+    rows = []
+    if index is not None:
+        rows.append(("indexes", f"{index['spec']}, {index['collection']} (alias {index['alias']})"))
+    if store is not None:
+        rows.append(("rows", f"{store['url']}, schema {store['name']}"))
+    return rows

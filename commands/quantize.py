@@ -95,13 +95,12 @@ def calibration_texts(home: Path, name: str | None, count: int) -> list[str]:
 
         found = chunks_of_file(sample_articles())
         return chance.sample(found, min(count, len(found)))
-    from index.layout import DATABASE
     from store.chunking import ChunkingRules, embedded_text
     from store.database import Store
 
     generation = existing_collection(home, name).current()
     prefix = ChunkingRules.from_json(generation.manifest.facts["chunking"]).prefix
-    with Store.open(generation.path / DATABASE) as store:
+    with Store.at(generation) as store:
         live = sorted(set(range(store.counts().chunks)) - set(store.dead_ids().tolist()))
         drawn = store.chunks(chance.sample(live, min(count, len(live))))
         return [embedded_text(hit.title, hit.chunk.section, hit.chunk.text, prefix) for hit in drawn]

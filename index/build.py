@@ -6,7 +6,7 @@ from the generation before and from an unfinished build.
     build-000003.tmp/plan.json   what this build is; another plan starts over
                      encoder/    linked from the parent, or converted once
                      chunks.duckdb   grows by transactions; a page already in it is not read again
-                     vectors/    one file a shard; a shard that is there is not encoded again
+                     vectors/    one file a shard, and a marker; a shard that is there is not encoded again
                      dense.faiss lexical/   derived: made anew from the two above
 """
 
@@ -15,10 +15,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import secrets
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -27,22 +28,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from index import dense, lexical
+from index import dense, shards
 from index.encoder import AUTO, BUNDLED, FULL, HASHING, Encoder, fingerprint_in, lasting, open_encoder, prepare
-from index.layout import DATABASE, DENSE, ENCODER, LEXICAL, VECTORS, is_derived
+from index.engines import FILES, INDEX, Draft, Engine, engine_of, open_engine, spec_of
+from index.layout import ENCODER, NAME, VECTORS, is_derived
+from index.local import link_folder
+from index.prepared import NOTE, note_down
 from index.progress import bar, say
+from index.shards import Crew, Job, take_markers
 from index.students import same_model
 from index.twin import only_twin, twin_of
-from index.vectors import SHARD_ROWS, Vectors, read_shard, shard_count, shard_name, write_shard
+from index.upkeep import sweep
+from index.vectors import SHARD_ROWS, Vectors, shard_name, write_shard
 from store.chunking import ChunkingRules, Prefix, embedded_text, pieces_of
 from store.cleaning import articles
-from store.database import Entry, Store
-from store.generations import Collection, DamageWarning, Generation, link_or_copy, write_atomically
+from store.database import Entry, Store, kept_url
+from store.generations import Collection, DamageWarning, Generation, write_atomically
+from store.places import DATABASE, STORE, Place, Schema, place_of
 from store.records import LookaheadError
+from store.remotes import remember, remote_name
 from store.sources import Page, Skipped, Source, read_pages
 
 INDEX_MEMORY = 600_000_000  # bytes; meant to keep an ingest under 1.5 GB, measured at 51,000 chunks only (README)
-_ENCODED_AT_ONCE = 1024
 _WRITTEN_AT_ONCE = 4000  # chunks a transaction
 _PROBES = 256
 DUPLICATE = "duplicate page id"
@@ -62,6 +69,10 @@ class Choices:
     device: str = "auto"
     workers: int = max(1, os.cpu_count() or 1)
     index_memory: int = INDEX_MEMORY
+    index: str | None = None  # where the indexes are: `index.engines.open_engine`
+    store: str | None = None  # where the rows are, if not in a file of their own: a database's URL
+    ray: str | None = None  # a cluster to encode on, with `workers` actors: `index.shards.Crew`
+    prepare: bool = False  # stop before the encoding, which others are to do: `index.prepared`
     delete_missing: bool = False
     remove: tuple[int, ...] = ()  # page ids to take out
     quiet: bool = False
@@ -80,17 +91,23 @@ class IngestReport:
     failed: int = 0
     quarantine: Path | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    prepared: int = 0  # shards that are others' to make, where it was to stop there
     pace: list[tuple[int, float]] = field(default_factory=list)  # (chunks encoded, seconds they took), in order
 
 
 @dataclass(frozen=True, slots=True)
 class _Build:
-    """An unfinished generation and what it grows from."""
+    """An unfinished generation, what it grows from, and where its rows and indexes go. `name` and `owner` are by what
+    its parts on servers are known."""
 
     folder: Path
     parent: Generation | None
     rules: ChunkingRules
     quiet: bool
+    place: Place
+    engine: Engine
+    name: str
+    owner: str
 
 
 def ingest(collection: Collection, sources: Sequence[Source], choices: Choices) -> IngestReport:
@@ -98,16 +115,23 @@ def ingest(collection: Collection, sources: Sequence[Source], choices: Choices) 
     report = IngestReport()
     with collection.writing():
         parent = collection.current() if collection.exists() else None
-        rules, spec = _settled(parent, choices)
+        settled = _settled(parent, choices)
+        if parent is not None:
+            settled.engine.publish(
+                parent.manifest.facts
+            )  # a killed publish ends here; a server that is away is met now
         plan = {
             "task": "ingest",
             "parent": parent.manifest.name if parent else None,
-            "encoder": spec,
+            "encoder": settled.spec,
             "precision": choices.precision,
-            "chunking": rules.as_json(),
+            "chunking": settled.rules.as_json(),
             "sources": [source.name for source in sources],
+            "index": settled.engine.spec,
+            "store": settled.store,
         }
-        build = _Build(_planned_folder(collection, plan, choices.quiet), parent, rules, choices.quiet)
+        build = _begun(collection, plan, parent, settled, choices.quiet)
+        (build.folder / NOTE).unlink(missing_ok=True)  # the rows may change now
         with _timed(report, "read"), _store_for(build) as store:
             _read(build, store, sources, choices, report, collection.path / "quarantine.jsonl")
             changed = _compare(parent, store, report)
@@ -115,20 +139,38 @@ def ingest(collection: Collection, sources: Sequence[Source], choices: Choices) 
                 store.checkpoint()
         if not changed:
             shutil.rmtree(build.folder)
+            sweep(collection, quiet=choices.quiet)
             if parent is None:
                 reasons = ", ".join(f"{count} {reason}" for reason, count in report.skipped.most_common())
                 raise LookaheadError(f"nothing to ingest: {reasons or 'the source holds no articles'}")
             return report
         with _timed(report, "encoder"):
-            encoder = _encoder_for(build, spec, choices, collection)
+            encoder = _encoder_for(build, settled.spec, choices, collection)
+        if choices.prepare:
+            with Store.open(build.place) as store:
+                job = _job(build, encoder, store.counts().chunks)
+            note_down(build.folder, job, build.rules.prefix, build.place)
+            report.prepared = len(job)
+            return report
         counted = _sources_read(parent, sources)
-        report.generation = _finish(collection, build, encoder, spec, choices.index_memory, counted, report)
+        crew = None if choices.ray is None else Crew(choices.ray, choices.workers, choices.device)
+        report.generation = _finish(
+            collection, build, encoder, settled.spec, choices.index_memory, counted, report, crew=crew
+        )
         collection.collect_garbage()
+        sweep(collection, quiet=choices.quiet)
     return report
 
 
-def compact(collection: Collection, *, index_memory: int = INDEX_MEMORY, quiet: bool = False) -> Generation:
-    """Publishes the same chunks without the dead rows, renumbered, with fresh indexes.
+def compact(
+    collection: Collection,
+    *,
+    index_memory: int = INDEX_MEMORY,
+    index: str | None = None,
+    store: str | None = None,
+    quiet: bool = False,
+) -> Generation:
+    """Publishes the same chunks without the dead rows, renumbered, with fresh indexes; with `index` or `store`, there.
 
     Starts from the newest generation whose chunks, vectors and encoder are sound, whatever became of its indexes: this
     is also how a damaged index is mended.
@@ -138,13 +180,20 @@ def compact(collection: Collection, *, index_memory: int = INDEX_MEMORY, quiet: 
         parent = collection.current(ignoring=is_derived)
         facts = parent.manifest.facts
         rules = ChunkingRules.from_json(facts["chunking"])
+        held = facts.get(STORE)
+        settled = _Settled(
+            rules,
+            facts["encoder"]["spec"],
+            engine_of(facts) if index is None else open_engine(index),
+            (None if held is None else held["url"]) if store is None else _kept_url(store),
+        )
         plan = {"task": "compact", "parent": parent.manifest.name}
         shutil.rmtree(collection.build_folder())  # cheap to do again, and ids must be minted in one go
-        folder = _planned_folder(collection, plan, quiet)
-        build = _Build(folder, None, rules, quiet)
-        _link_folder(parent.path / ENCODER, folder / ENCODER)
+        build = _begun(collection, plan, None, settled, quiet)
+        folder = build.folder
+        link_folder(parent.path / ENCODER, folder / ENCODER)
         encoder = open_encoder(folder / ENCODER, bulk=True)
-        with Store.open(parent.path / DATABASE) as old, Store.create_or_resume(folder / DATABASE) as new:
+        with Store.at(parent) as old, Store.create_or_resume(build.place) as new:
             rows = old.counts().chunks
             vectors = Vectors(parent.path / VECTORS, rows, encoder.dim)
             _renumber(old, new, vectors, folder, quiet)
@@ -160,6 +209,7 @@ def compact(collection: Collection, *, index_memory: int = INDEX_MEMORY, quiet: 
             parent=parent.manifest.number,
         )
         collection.drop_damaged()
+        sweep(collection, quiet=quiet)
         return generation
 
 
@@ -173,8 +223,20 @@ def code_version() -> str:
 # -- the steps, in order -------------------------------------------------------------------------------------
 
 
-def _settled(parent: Generation | None, choices: Choices) -> tuple[ChunkingRules, str]:
-    """The rules and encoder of this build: a collection keeps those it was made with."""
+@dataclass(frozen=True, slots=True)
+class _Settled:
+    """What a build is made with. `store` is None where the rows are in a file of their own."""
+
+    rules: ChunkingRules
+    spec: str
+    engine: Engine
+    store: str | None
+
+
+def _settled(parent: Generation | None, choices: Choices) -> _Settled:
+    """A collection keeps what it was made with."""
+    engine = open_engine(choices.index or (FILES if parent is None else spec_of(parent.manifest.facts)))
+    store = _kept_url(choices.store)
     if parent is None:
         default = ChunkingRules()
         chosen = ChunkingRules(
@@ -183,7 +245,7 @@ def _settled(parent: Generation | None, choices: Choices) -> tuple[ChunkingRules
             default.prefix if choices.prefix is None else choices.prefix,
             choices.language or default.language,
         )
-        return chosen, lasting(choices.encoder or BUNDLED)
+        return _Settled(chosen, lasting(choices.encoder or BUNDLED), engine, store)
     facts = parent.manifest.facts
     rules = ChunkingRules.from_json(facts["chunking"])
     held_spec = str(facts["encoder"]["spec"])
@@ -207,7 +269,23 @@ def _settled(parent: Generation | None, choices: Choices) -> tuple[ChunkingRules
                 f"the collection {parent.path.parent.name} was made with {option} {held}, not {wanted}; "
                 "leave the option out or ingest into another --collection"
             )
-    return rules, held_spec
+    held_store = None if facts.get(STORE) is None else str(facts[STORE]["url"])
+    moved = {
+        "--index": (choices.index and engine.spec, spec_of(facts)),
+        "--store": (store, held_store),
+    }
+    for option, (there, here) in moved.items():
+        if there and there != here:
+            raise LookaheadError(
+                f"the collection {parent.path.parent.name} has its {option} at {here or 'a file'}, not {there}; "
+                f"to move it type: lookahead compact -c {parent.path.parent.name} {option} {there}"
+            )
+    return _Settled(rules, held_spec, engine, held_store)
+
+
+def _kept_url(store: str | None) -> str | None:
+    """None for the file of its own."""
+    return None if store is None or store == "duckdb" else kept_url(store)
 
 
 def _planned_folder(collection: Collection, plan: dict[str, Any], quiet: bool) -> Path:
@@ -224,11 +302,31 @@ def _planned_folder(collection: Collection, plan: dict[str, Any], quiet: bool) -
     return folder
 
 
+def _begun(
+    collection: Collection, plan: dict[str, Any], parent: Generation | None, settled: _Settled, quiet: bool
+) -> _Build:
+    """The build of that plan, begun or resumed. Servers are noted before anything is made on them."""
+    folder = _planned_folder(collection, plan, quiet)
+    engine, store = settled.engine, settled.store
+    owner = name = ""
+    if engine.spec != FILES or store is not None:
+        index = engine.spec if engine.spec != FILES else None
+        owner = remember(collection.path, index=index, store=store).owner
+        note = folder / NAME
+        if not note.exists():
+            number = int(folder.stem.removeprefix("build-"))
+            name = remote_name(collection.name, owner, number, secrets.token_hex(3))
+            write_atomically(note, name.encode())
+        name = note.read_text()
+    place = folder / DATABASE if store is None else Schema(store, name)
+    return _Build(folder, parent, settled.rules, quiet, place, engine, name, owner)
+
+
 def _encoder_for(build: _Build, spec: str, choices: Choices, collection: Collection) -> Encoder:
     folder = build.folder / ENCODER
     made = build.parent.path / ENCODER if build.parent is not None else _made_before(collection, spec, choices)
     if made is not None:
-        _link_folder(made, folder)
+        link_folder(made, folder)
     elif not (build.folder / "encoder.done").exists():
         shutil.rmtree(folder, ignore_errors=True)
         if spec != HASHING and only_twin(spec) is None:
@@ -265,11 +363,8 @@ def _made_before(collection: Collection, spec: str, choices: Choices) -> Path | 
 
 
 def _store_for(build: _Build) -> Store:
-    path = build.folder / DATABASE
-    if build.parent is not None and not path.exists():
-        shutil.copyfile(build.parent.path / DATABASE, path.with_suffix(".copy"))
-        os.replace(path.with_suffix(".copy"), path)
-    return Store.create_or_resume(path)
+    parent = None if build.parent is None else place_of(build.parent.path, build.parent.manifest.facts)
+    return Store.create_or_resume(build.place, grown_from=parent)
 
 
 def _read(
@@ -277,6 +372,7 @@ def _read(
 ) -> None:
     """Pages to rows. A page whose digest is known is not cleaned again."""
     known = store.article_keys()
+    readers = choices.workers if choices.ray is None else min(choices.workers, os.cpu_count() or 1)
     quarantine.unlink(missing_ok=True)
     for source in sources:
         seen: set[int] = set()
@@ -284,7 +380,7 @@ def _read(
         total = source.total_bytes()
         with bar(f"reading {source.path.name}", total, "B", quiet=build.quiet, scale=True) as shown:
             pages = _fresh(read_pages(source, on_bytes=lambda read: shown.update(read - shown.n)), known, seen)
-            for batch in _batches(_cut(articles(pages, workers=choices.workers), build.rules, source.name)):
+            for batch in _batches(_cut(articles(pages, workers=readers), build.rules, source.name)):
                 entries = []
                 for item in batch:
                     if isinstance(item, Skipped):
@@ -369,7 +465,7 @@ def _compare(parent: Generation | None, store: Store, report: IngestReport) -> b
     now = store.article_keys()
     before: dict[int, tuple[str, str]] = {}
     if parent is not None:
-        with Store.open(parent.path / DATABASE) as old:
+        with Store.at(parent) as old:
             before = old.article_keys()
     report.added = sum(page not in before for page in now)
     report.removed = sum(page not in now for page in before)
@@ -393,146 +489,112 @@ def _finish(
     report: IngestReport,
     *,
     parent: int | None = None,
+    crew: Crew | None = None,
 ) -> Generation:
     """From a complete database to a published generation."""
-    with Store.open(build.folder / DATABASE) as store:
+    with Store.open(build.place) as store:
         counts = store.counts()
         vectors = Vectors(build.folder / VECTORS, counts.chunks, encoder.dim)
         with _timed(report, "encode"):
-            encode_shards(build, store, encoder, counts.chunks, report.pace)
+            encode_shards(build, store, encoder, counts.chunks, report.pace, crew)
+        facts: dict[str, Any] = {
+            "encoder": {"spec": spec, "fingerprint": encoder.fingerprint.as_json()},
+            "chunking": build.rules.as_json(),
+            "vectors": {"dim": encoder.dim, "dtype": "float16", "shard_rows": SHARD_ROWS},
+            "sources": list(sources),
+        }
+        if isinstance(build.place, Schema):
+            facts[STORE] = build.place.as_json()
+        draft = _draft(collection, build, store, encoder, vectors, index_memory)
         with _timed(report, "lexical"):
-            _index_words(build, store, counts.chunks)
+            facts["lexical"] = build.engine.index_words(draft)
         with _timed(report, "dense"):
-            facts = _index_vectors(build, store, encoder, vectors, index_memory)
+            facts["dense"] = build.engine.index_vectors(draft).as_json()
+            place = build.engine.place(draft)
+            if place is not None:
+                facts[INDEX] = place
         with _timed(report, "check"):
             _check(build, store, encoder, vectors, facts)
+    seals = take_markers(build.folder)
     _sweep(build.folder)
     with _timed(report, "publish"):
-        return collection.publish(
+        generation = collection.publish(
             build.folder,
             parent=build.parent.manifest.number if build.parent else parent,
             code_version=code_version(),
             counts={"articles": counts.articles, "chunks": counts.chunks, "live": counts.live},
-            facts={
-                "encoder": {"spec": spec, "fingerprint": encoder.fingerprint.as_json()},
-                "chunking": build.rules.as_json(),
-                "vectors": {"dim": encoder.dim, "dtype": "float16", "shard_rows": SHARD_ROWS},
-                "dense": facts.as_json(),
-                "lexical": {"language": build.rules.language},
-                "sources": list(sources),
-            },
+            facts=facts,
+            seals=seals,
         )
+        build.engine.publish(facts)
+        return generation
 
 
-def encode_shards(build: _Build, store: Store, encoder: Encoder, rows: int, pace: list[tuple[int, float]]) -> None:
-    """Makes every shard that is not there yet; a shard depends on its texts alone: any order, or twice, will do."""
-    folder = build.folder / VECTORS
-    folder.mkdir(exist_ok=True)
-    before = time.perf_counter()
-    with bar("encoding", rows, "chunks", quiet=build.quiet) as shown:
-
-        def encoded(count: int) -> None:
-            nonlocal before
-            now = time.perf_counter()
-            pace.append((count, now - before))
-            before = now
-            shown.update(count)
-
-        for number in range(shard_count(rows)):
-            first = number * SHARD_ROWS
-            stop = min(first + SHARD_ROWS, rows)
-            have = _rows_at_hand(build, number, stop - first, encoder.dim)
-            shown.update(have)
-            if not shown.disable:
-                shown.initial = getattr(shown, "initial", 0) + have  # what was there already must not flatter the rate
-            if have < stop - first:
-                _encode_shard(build, store, encoder, number, have, stop, encoded)
-
-
-def _rows_at_hand(build: _Build, number: int, wanted: int, dim: int) -> int:
-    """Rows of a shard that an earlier run of this build, or the parent, has encoded; ids never change their text."""
-    path = build.folder / VECTORS / shard_name(number)
-    if not path.exists() and build.parent is not None:
-        before = build.parent.path / VECTORS / shard_name(number)
-        if before.exists():
-            link_or_copy(before, path)
-    if not path.exists():
-        return 0
-    rows = np.load(path, mmap_mode="r", allow_pickle=False).shape[0]
-    read_shard(path, rows, dim)
-    return int(min(rows, wanted))
-
-
-def _encode_shard(
+def encode_shards(
     build: _Build,
     store: Store,
     encoder: Encoder,
-    number: int,
-    have: int,
-    stop: int,
-    progress: Callable[[int], object],
+    rows: int,
+    pace: list[tuple[int, float]],
+    crew: Crew | None = None,
 ) -> None:
-    path = build.folder / VECTORS / shard_name(number)
-    first = number * SHARD_ROWS
-    vectors = np.empty((stop - first, encoder.dim), dtype=np.float32)
-    if have:
-        vectors[:have] = np.load(path, allow_pickle=False)[:have]
-    texts = [embedded_text(*row, build.rules.prefix) for row in store.texts(first + have, stop)]
-    for start in range(0, len(texts), _ENCODED_AT_ONCE):
-        part = texts[start : start + _ENCODED_AT_ONCE]
-        vectors[have + start : have + start + len(part)] = encoder.encode(part)
-        progress(len(part))
-    write_shard(path, vectors)
+    """Makes every shard that is not there yet, here or, with a crew, on a cluster."""
+    job = _job(build, encoder, rows)
+
+    def texts_of(first: int, stop: int) -> list[str]:
+        return [embedded_text(*row, build.rules.prefix) for row in store.texts(first, stop)]
+
+    if crew is None:
+        shards.encode_all(job, texts_of, encoder, pace=pace, quiet=build.quiet)
+    else:
+        from index import ray_shards
+
+        ray_shards.encode_all(job, texts_of, build.folder / ENCODER, crew, pace=pace, quiet=build.quiet)
 
 
-def _index_words(build: _Build, store: Store, rows: int) -> None:
-    folder = build.folder / LEXICAL
-    shutil.rmtree(folder, ignore_errors=True)
-    start, gone = 0, store.dead_ids()
-    if build.parent is not None:
-        _link_folder(build.parent.path / LEXICAL, folder)
-        start = build.parent.manifest.counts["chunks"]
-    with bar("indexing words", rows - start, "chunks", quiet=build.quiet) as shown:
-        lexical.build(folder, build.rules.language, _documents(store, start, rows, gone, shown.update), gone=gone)
+def _job(build: _Build, encoder: Encoder, rows: int) -> Job:
+    key, parent = encoder.fingerprint.key, build.parent
+    if parent is None:
+        return Job(build.folder / VECTORS, rows, encoder.dim, key, shard_rows=SHARD_ROWS)
+    before = parent.manifest.counts["chunks"]
+    return Job(build.folder / VECTORS, rows, encoder.dim, key, parent.path / VECTORS, before, SHARD_ROWS)
 
 
-def _documents(
-    store: Store, start: int, rows: int, gone: NDArray[np.int64], progress: Callable[[int], object]
-) -> Iterator[tuple[int, str, str]]:
-    dead = set(gone.tolist())
-    for first in range(start, rows, SHARD_ROWS):
-        batch = store.texts(first, min(first + SHARD_ROWS, rows))
-        for offset, (title, _, text) in enumerate(batch):
-            if first + offset not in dead:
-                yield first + offset, title, text
-        progress(len(batch))
-
-
-def _index_vectors(build: _Build, store: Store, encoder: Encoder, vectors: Vectors, memory: int) -> dense.DenseFacts:
+def _draft(
+    collection: Collection, build: _Build, store: Store, encoder: Encoder, vectors: Vectors, memory: int
+) -> Draft:
+    """Titles and headings of some chunks stand for the questions to come."""
     rng = np.random.default_rng(0)
     rows = np.sort(rng.choice(len(vectors), min(_PROBES, len(vectors)), replace=False))
     found = store.chunks(rows.tolist())
     probes = encoder.encode_queries([f"{hit.title} {hit.chunk.section}".strip() or hit.chunk.text for hit in found])
-    grown_from = None
-    if build.parent is not None:
-        before = dense.DenseFacts.from_json(build.parent.manifest.facts["dense"])
-        grown_from = (build.parent.path / DENSE, before)
-    with bar("indexing vectors", len(vectors), "chunks", quiet=build.quiet) as shown:
-        return dense.build(
-            vectors, build.folder / DENSE, probes, memory=memory, grown_from=grown_from, progress=shown.update
-        )
+    return Draft(
+        build.folder,
+        build.name,
+        collection.name,
+        build.owner,
+        store,
+        vectors,
+        probes,
+        store.dead_ids(),
+        build.rules.language,
+        memory,
+        build.parent,
+        build.quiet,
+    )
 
 
-def _check(build: _Build, store: Store, encoder: Encoder, vectors: Vectors, facts: dense.DenseFacts) -> None:
+def _check(build: _Build, store: Store, encoder: Encoder, vectors: Vectors, facts: dict[str, Any]) -> None:
     """Nothing is published that contradicts itself: counts, ids, and a sample that must find itself."""
     counts = store.counts()
     faults = store.faults()
-    words = lexical.LexicalIndex.open(build.folder / LEXICAL, build.rules.language)
-    index = dense.DenseIndex.open(build.folder / DENSE, facts, vectors)
+    words = build.engine.open_words(build.folder, facts)
+    index = build.engine.open_vectors(build.folder, facts, vectors)
+    expected = build.engine.holds(counts.chunks, counts.live)
     if len(words) != counts.live:
         faults.append(f"the lexical index has {len(words)} chunks, the database {counts.live}")
-    if len(index) != counts.chunks:
-        faults.append(f"the dense index has {len(index)} chunks, the database {counts.chunks}")
+    if len(index) != expected:
+        faults.append(f"the dense index has {len(index)} chunks, {expected} of the database belong there")
     if fingerprint_in(build.folder / ENCODER) != encoder.fingerprint:
         faults.append("the encoder kept is not the encoder used")
     sample = np.random.default_rng(1).choice(counts.chunks, min(32, counts.chunks), replace=False)
@@ -548,7 +610,10 @@ def _check(build: _Build, store: Store, encoder: Encoder, vectors: Vectors, fact
     for row, chunk_id in enumerate(sample.tolist()):
         if agreement[row] < 0.99 and not retitled and np.linalg.norm(again[row]) > 0:
             faults.append(f"the vector of chunk {chunk_id} is not its text's (cosine {agreement[row]:.3f})")
-    missed = sum(hits[0].score < 0.98 for hits in index.search_many(rows, 1) if hits)
+    findable = rows if expected == counts.chunks else rows[~np.isin(sample, store.dead_ids())]
+    missed = sum(hits[0].score < 0.98 for hits in index.search_many(findable, 1) if hits)
+    words.close()
+    index.close()
     if missed > len(sample) // 10:
         faults.append(f"{missed} of {len(sample)} sampled chunks do not find themselves")
     if faults:
@@ -590,12 +655,6 @@ def _sweep(folder: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-
-
-def _link_folder(source: Path, target: Path) -> None:
-    for path in source.iterdir():
-        if path.is_file() and not path.name.endswith(".lock"):
-            link_or_copy(path, target / path.name)
 
 
 class _timed:

@@ -10,10 +10,10 @@ import contextlib
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import faiss
 import numpy as np
@@ -22,16 +22,23 @@ from numpy.typing import NDArray
 from index.vectors import Vectors
 from store.records import LookaheadError
 
-Floats = NDArray[np.float32]
+if TYPE_CHECKING:
+    from store.database import Filter
 
-FLAT_BELOW = 10_000  # exact search of that many takes about a millisecond
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+
+FLAT_UP_TO = 10_000  # rows; exact search of that many takes about a millisecond
 EXACT_BELOW = 20_000  # a filter that leaves fewer is answered by comparing with each of them
 RECALL_GOAL = 0.995  # on the probes; real questions lie farther from the chunks and get a little less
 _BREADTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 _LINKS = 24
+_EFFORT = 80  # efConstruction
+_SAMPLED = 100_000  # rows from which the range of each 8-bit code is learnt
 _RESCORED = 4  # candidates per hit that a coarse index fetches before exact scores decide
 _ALONE_BELOW = 64  # questions at once for which one thread searches: the others would spin for longer than they help
 _AT_ONCE = 8192  # vectors gathered for exact cosines
+_COMPARED = 30  # rows that are compared in the time of one more in the breadth of a filtered walk, at a million rows
 _WIDER = 4  # times the breadth for a filter: what passes need not lie near the question, as it does when tuning
 
 
@@ -46,11 +53,20 @@ class Hit(NamedTuple):
 
 
 class Kind(StrEnum):
-    """FLAT: exact. HNSW: a graph over float16 copies. IVF: lists of 8-bit codes, rescored from the shards."""
+    """FLAT: exact. HNSW: a graph over float16 copies. HNSW8: one over 8-bit codes, IVF: lists of such; these two are
+    rescored from the shards."""
 
     FLAT = "flat"
     HNSW = "hnsw"
+    HNSW8 = "hnsw8"
     IVF = "ivf"
+
+    @property
+    def coarse(self) -> bool:
+        return self in (Kind.HNSW8, Kind.IVF)
+
+
+_GRAPHS = (Kind.HNSW, Kind.HNSW8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +90,13 @@ class DenseFacts:
 
 
 class IdSet:
-    """A set of chunk ids below `size`, in the shape FAISS reads."""
+    """A set of chunk ids below `size`, in the shape FAISS reads. Where `wanted` is given, they are the live chunks that
+    pass that filter, so that a server may be asked by their fields; its titles are page ids by then."""
 
-    def __init__(self, ids: NDArray[np.int64], size: int) -> None:
+    def __init__(self, ids: Ints, size: int, wanted: Filter | None = None) -> None:
         self.ids = ids
         self.size = size
+        self.wanted = wanted
         mask = np.zeros(size, dtype=bool)
         mask[ids] = True
         self._bits = np.packbits(mask, bitorder="little")
@@ -106,60 +124,66 @@ class DenseIndex:
     def __len__(self) -> int:
         return self.facts.rows
 
+    def ids(self) -> Ints:
+        return np.arange(len(self))
+
+    def close(self) -> None:
+        """The files are let go when the last reference is."""
+
     def search(self, query: Floats, k: int, within: IdSet | None = None) -> list[Hit]:
         """The `k` chunks nearest to one vector (dim,) by cosine, fewer where fewer exist (or lie in `within`)."""
         return self.search_many(query[None, :], k, within)[0]
 
     def search_many(self, queries: Floats, k: int, within: IdSet | None = None) -> list[list[Hit]]:
         """`search` for each row of (q, dim)."""
-        _check_queries(queries, self.facts.dim)
+        check_queries(queries, self.facts.dim)
         available = len(self) if within is None else len(within)
         k = min(k, available)
         if k < 1:
             return [[] for _ in queries]
         unit = normalised(queries)
-        rows = self._search(unit, k, within, everywhere=within is not None and len(within) <= EXACT_BELOW)
+        rows = self._search(unit, k, within, everywhere=within is not None and self._compares(within))
         short = [place for place, row in enumerate(rows) if len(row) < k]
         if short:  # the walk or the lists met too few that pass
             for place, row in zip(short, self._search(unit[short], k, within, everywhere=True), strict=True):
                 rows[place] = row
         return rows
 
-    def cosines(self, query: Floats, ids: NDArray[np.int64]) -> Floats:
+    def cosines(self, query: Floats, ids: Ints) -> Floats:
         """Exact cosines of one vector (dim,) with the chunks of those ids."""
         return self.cosines_many(query[None, :], [ids])[0]
 
-    def cosines_many(self, queries: Floats, ids: Sequence[NDArray[np.int64]]) -> list[Floats]:
-        """`cosines` of each row of (q, dim) with its own ids; vectors are read for several rows at once."""
-        _check_queries(queries, self.facts.dim)
-        found: list[Floats] = []
-        for start, stop in _stretches([len(some) for some in ids], _AT_ONCE):
-            rows = self._vectors.gather(np.concatenate(ids[start:stop]))
-            lengths = np.maximum(np.sqrt(np.einsum("nd,nd->n", rows, rows)), 1e-12)
-            ends = np.cumsum([len(some) for some in ids[start:stop]])
-            for unit, last, some in zip(normalised(queries[start:stop]), ends, ids[start:stop], strict=True):
-                own = slice(last - len(some), last)
-                found.append(rows[own] @ unit / lengths[own])
-        return found
+    def cosines_many(self, queries: Floats, ids: Sequence[Ints]) -> list[Floats]:
+        """`cosines` of each row of (q, dim) with its own ids."""
+        check_queries(queries, self.facts.dim)
+        return cosines_many(self._vectors, queries, ids)
+
+    def _compares(self, within: IdSet) -> bool:
+        """Whether comparing with all that pass is quick, or quicker than a walk that meets enough of them."""
+        walk = _COMPARED * self.facts.breadth * self._wider(within) if self.facts.kind in _GRAPHS else 0
+        return len(within) <= max(EXACT_BELOW, walk)
+
+    def _wider(self, within: IdSet | None) -> float:
+        """What passes is sparse, and need not lie near the question: the walk must be wider to meet enough of it."""
+        share = 1.0 if within is None else len(within) / len(self)
+        return 1.0 if share > 0.9 else _WIDER / share
 
     def _search(self, unit: Floats, k: int, within: IdSet | None, *, everywhere: bool) -> list[list[Hit]]:
         """Through the graph or the nearest lists, or `everywhere`: every chunk (that passes) is compared."""
         selector = within.selector() if within is not None else None
-        # what passes is sparse, and need not lie near the question: the walk must be wider to meet enough of it
-        share = 1.0 if within is None else len(within) / len(self)
-        wider = 1.0 if share > 0.9 else _WIDER / share
-        index, wanted = self._index, k
+        wider = self._wider(within)
+        available = len(self) if within is None else len(within)
+        index, wanted = self._index, min(k * _RESCORED, available) if self.facts.kind.coarse else k
         if self.facts.kind is Kind.FLAT:
             parameters = faiss.SearchParameters(sel=selector)
-        elif self.facts.kind is Kind.HNSW and everywhere:
+        elif self.facts.kind in _GRAPHS and everywhere:
             index = faiss.downcast_index(index.storage)
             parameters = faiss.SearchParameters(sel=selector)
-        elif self.facts.kind is Kind.HNSW:
+        elif self.facts.kind in _GRAPHS:
             parameters = faiss.SearchParametersHNSW(
-                efSearch=math.ceil(max(self.facts.breadth, k) * wider), sel=selector
+                efSearch=math.ceil(max(self.facts.breadth, wanted) * wider), sel=selector
             )
         else:
-            wanted = min(k * _RESCORED, len(self) if within is None else len(within))
             holding = math.ceil(2 * wanted / len(self) * index.nlist)  # lists of twice the candidates wanted
             lists = math.ceil(max(self.facts.breadth, holding) * wider)
             parameters = faiss.SearchParametersIVF(
@@ -168,14 +192,9 @@ class DenseIndex:
         with _threads(1 if len(unit) < _ALONE_BELOW else None):
             scores, ids = index.search(unit, wanted, params=parameters)
         rows = [_hits(row_ids, row) for row_ids, row in zip(ids, scores, strict=True)]
-        if self.facts.kind is Kind.IVF:
-            rows = [self._rescored(query, row, k) for query, row in zip(unit, rows, strict=True)]
-        return rows
-
-    def _rescored(self, query: Floats, hits: list[Hit], k: int) -> list[Hit]:
-        ids = np.array([hit.chunk_id for hit in hits], dtype=np.int64)
-        exact = normalised(self._vectors.gather(ids)) @ query
-        return _hits(ids, exact)[:k]
+        if not self.facts.kind.coarse:
+            return rows
+        return [rescored(self._vectors, query, row, k) for query, row in zip(unit, rows, strict=True)]
 
 
 def build(
@@ -207,25 +226,79 @@ def build(
         if len(fresh):
             index.add(normalised(fresh))
             progress(len(fresh))
-    facts = _tuned(index, kind, vectors, probes)
+    facts = DenseFacts(kind, len(vectors), vectors.dim, 1, 1.0, len(probes))
+    if kind is not Kind.FLAT:
+        facts = tuned(facts, vectors, probes, lambda trial: DenseIndex(index, trial, vectors).search_many(probes, 10))
     temporary = path.with_suffix(".tmp")
     faiss.write_index(index, str(temporary))
     os.replace(temporary, path)
     return facts
 
 
-def exact_search(vectors: Vectors, queries: Floats, k: int) -> list[list[Hit]]:
-    """The reference every index is measured against: all rows, one shard at a time."""
+def tuned(
+    facts: DenseFacts,
+    vectors: Vectors,
+    probes: Floats,
+    search: Callable[[DenseFacts], list[list[Hit]]],
+    among: Ints | None = None,
+    least: int = 1,
+) -> DenseFacts:
+    """The facts with the smallest breadth (of `least` or more) that reaches the goal, and the recall it has. `search`
+    answers the probes with 10 hits each, as an index of the facts it is given would, which holds all rows, or those
+    `among`."""
+    if not len(probes):
+        return facts
+    truth = exact_search(vectors, probes, 10, among)
+    least = (
+        max(least, 10 * _RESCORED) if facts.kind is Kind.HNSW8 else least
+    )  # this walk keeps so many for 10 hits in any case
+    for breadth in (one for one in _BREADTHS if one >= least):
+        facts = replace(facts, breadth=breadth, recall=0.0)
+        facts = replace(facts, recall=recall(search(facts), truth))
+        if facts.recall >= RECALL_GOAL:
+            break
+    return facts
+
+
+def cosines_many(vectors: Vectors, queries: Floats, ids: Sequence[Ints]) -> list[Floats]:
+    """Exact cosines of each row of (q, dim) with the vectors of its own ids; they are read for several rows at once."""
+    found: list[Floats] = []
+    for start, stop in _stretches([len(some) for some in ids], _AT_ONCE):
+        rows = vectors.gather(np.concatenate(ids[start:stop]))
+        lengths = np.maximum(np.sqrt(np.einsum("nd,nd->n", rows, rows)), 1e-12)
+        ends = np.cumsum([len(some) for some in ids[start:stop]])
+        for unit, last, some in zip(normalised(queries[start:stop]), ends, ids[start:stop], strict=True):
+            own = slice(last - len(some), last)
+            found.append(rows[own] @ unit / lengths[own])
+    return found
+
+
+def rescored(vectors: Vectors, unit: Floats, hits: list[Hit], k: int) -> list[Hit]:
+    """The best `k` of the hits by their exact cosines with one vector (dim,) of length one."""
+    ids = np.array([hit.chunk_id for hit in hits], dtype=np.int64)
+    return _hits(ids, normalised(vectors.gather(ids)) @ unit)[:k]
+
+
+def exact_search(vectors: Vectors, queries: Floats, k: int, among: Ints | None = None) -> list[list[Hit]]:
+    """The reference every index is measured against: all rows, or those `among`, one shard's worth at a time."""
     unit = normalised(queries)
     best = np.full((len(queries), 0), -np.inf, dtype=np.float32)
     who = np.zeros((len(queries), 0), dtype=np.int64)
-    for first, rows in vectors.blocks():
+    for ids, rows in _read_among(vectors, among):
         best = np.concatenate([best, unit @ normalised(rows).T], axis=1)
-        who = np.concatenate([who, np.broadcast_to(first + np.arange(len(rows)), (len(queries), len(rows)))], axis=1)
+        who = np.concatenate([who, np.broadcast_to(ids, (len(queries), len(ids)))], axis=1)
         if best.shape[1] > k:
             keep = np.argpartition(-best, k - 1, axis=1)[:, :k]
             best, who = np.take_along_axis(best, keep, axis=1), np.take_along_axis(who, keep, axis=1)
     return [_hits(ids, row) for ids, row in zip(who, best, strict=True)]
+
+
+def _read_among(vectors: Vectors, among: Ints | None) -> Iterator[tuple[Ints, Floats]]:
+    if among is None:
+        yield from ((first + np.arange(len(rows)), rows) for first, rows in vectors.blocks())
+    else:
+        parts = (among[start : start + _AT_ONCE] for start in range(0, len(among), _AT_ONCE))
+        yield from ((some, vectors.gather(some)) for some in parts)
 
 
 def nearest(
@@ -237,7 +310,7 @@ def nearest(
     one through lists of half precision copies that are searched in part, always the same part.
     """
     rows, dim = bank.shape
-    if rows < FLAT_BELOW:
+    if rows <= FLAT_UP_TO:
         index = faiss.IndexFlatIP(dim)
     else:
         lists = 2 ** round(math.log2(2 * math.sqrt(rows)))
@@ -288,42 +361,39 @@ def _stretches(sizes: Sequence[int], most: int) -> Iterator[tuple[int, int]]:
 
 
 def _kind_for(rows: int, dim: int, memory: int) -> Kind:
-    if rows < FLAT_BELOW:
+    """The best that fits."""
+    if rows <= FLAT_UP_TO:
         return Kind.FLAT
-    graph = rows * (2 * dim + 4 * (2 * _LINKS + 2) + 16)
-    return Kind.HNSW if graph <= memory else Kind.IVF
+    return next((kind for kind in _GRAPHS if rows * bytes_a_row(kind, dim) <= memory), Kind.IVF)
+
+
+def bytes_a_row(kind: Kind, dim: int) -> int:
+    """What one vector takes in an index of many: its copy or code, and its links or its id."""
+    links = 4 * (2 * _LINKS + 2) + 16
+    return {Kind.FLAT: 4 * dim, Kind.HNSW: 2 * dim + links, Kind.HNSW8: dim + links, Kind.IVF: dim + 8}[kind]
 
 
 def _empty(kind: Kind, vectors: Vectors) -> Any:
     if kind is Kind.FLAT:
         return faiss.IndexFlatIP(vectors.dim)
-    if kind is Kind.HNSW:
-        index = faiss.index_factory(vectors.dim, f"HNSW{_LINKS}_SQfp16", faiss.METRIC_INNER_PRODUCT)
-        index.hnsw.efConstruction = 80
-        index.train(np.zeros((1, vectors.dim), dtype=np.float32))  # float16 has nothing to learn, but asks
+    if kind is not Kind.IVF:
+        copy = "SQfp16" if kind is Kind.HNSW else "SQ8"
+        index = faiss.index_factory(vectors.dim, f"HNSW{_LINKS}_{copy}", faiss.METRIC_INNER_PRODUCT)
+        index.hnsw.efConstruction = _EFFORT
+        # float16 has nothing to learn, but asks
+        index.train(np.zeros((1, vectors.dim), np.float32) if kind is Kind.HNSW else _sample(vectors, _SAMPLED))
         return index
     lists = 2 ** round(math.log2(4 * math.sqrt(len(vectors))))
     index = faiss.index_factory(vectors.dim, f"IVF{lists},SQ8", faiss.METRIC_INNER_PRODUCT)
     index.cp.seed = 1
     index.cp.min_points_per_centroid = 1  # below 39 it would print a warning, whatever is meant to be on the screen
-    sample = np.random.default_rng(1).choice(len(vectors), min(len(vectors), 64 * lists), replace=False)
-    index.train(normalised(vectors.gather(np.sort(sample))))
+    index.train(_sample(vectors, 64 * lists))
     return index
 
 
-def _tuned(index: Any, kind: Kind, vectors: Vectors, probes: Floats) -> DenseFacts:
-    """The smallest breadth that reaches the goal, and the recall it has."""
-    facts = DenseFacts(kind, len(vectors), vectors.dim, 1, 1.0, len(probes))
-    if kind is Kind.FLAT or not len(probes):
-        return facts
-    truth = exact_search(vectors, probes, 10)
-    for breadth in _BREADTHS:
-        facts = DenseFacts(kind, len(vectors), vectors.dim, breadth, 0.0, len(probes))
-        found = DenseIndex(index, facts, vectors).search_many(probes, 10)
-        facts = DenseFacts(kind, len(vectors), vectors.dim, breadth, recall(found, truth), len(probes))
-        if facts.recall >= RECALL_GOAL:
-            break
-    return facts
+def _sample(vectors: Vectors, most: int) -> Floats:
+    drawn = np.random.default_rng(1).choice(len(vectors), min(len(vectors), most), replace=False)
+    return normalised(vectors.gather(np.sort(drawn)))
 
 
 def recall(found: list[list[Hit]], truth: list[list[Hit]]) -> float:
@@ -345,7 +415,7 @@ def _best_first(hit: Hit) -> tuple[float, int]:
     return -hit.score, hit.chunk_id
 
 
-def _check_queries(queries: Floats, dim: int) -> None:
+def check_queries(queries: Floats, dim: int) -> None:
     if queries.ndim != 2 or queries.shape[1] != dim:
         raise LookaheadError(f"the index has {dim} dimensions, the query has {queries.shape[-1]}")
     if not np.isfinite(queries).all():

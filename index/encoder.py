@@ -136,10 +136,11 @@ def prepare(
     return open_encoder(folder, bulk=True, device=device)
 
 
-def open_encoder(folder: Path, *, bulk: bool = False, device: str = "auto") -> Encoder:
+def open_encoder(folder: Path, *, bulk: bool = False, device: str = "auto", threads: int | None = None) -> Encoder:
     """The encoder a generation carries. `bulk` is for throughput; otherwise for the shortest wait of one query.
 
-    `device` "auto" takes a GPU for bulk work where there is one, and never for a query.
+    `device` "auto" takes a GPU for bulk work where there is one, and never for a query. `threads` are of a model that
+    OpenVINO runs, if not as many as there are cores; the vectors are the same.
     """
     recipe = read_recipe(folder)
     if recipe.get("precision") == INT8:  # elsewhere the model itself would run, whose vectors are others
@@ -158,7 +159,7 @@ def open_encoder(folder: Path, *, bulk: bool = False, device: str = "auto") -> E
         case "openvino" if device == "cpu":
             from index.fast import FastEncoder
 
-            return FastEncoder.open(folder, bulk=bulk)
+            return FastEncoder.open(folder, bulk=bulk, threads=threads)
         case "openvino" | "torch":
             from index.conversion import TorchEncoder
 

@@ -53,14 +53,14 @@ class FastEncoder:
         self.fingerprint = fingerprint
 
     @classmethod
-    def open(cls, folder: Path, *, bulk: bool) -> FastEncoder:
+    def open(cls, folder: Path, *, bulk: bool, threads: int | None = None) -> FastEncoder:
         """For bulk work one stream a core; for a few queries one stream, on one core or, for a large model, on all."""
         recipe = read_recipe(folder)
         precision = recipe["precision"] if recipe["precision"] in (INT8, *precisions()) else "f32"
-        return cls.compile(folder, precision, bulk=bulk)
+        return cls.compile(folder, precision, bulk=bulk, threads=threads)
 
     @classmethod
-    def compile(cls, folder: Path, precision: str, *, bulk: bool) -> FastEncoder:
+    def compile(cls, folder: Path, precision: str, *, bulk: bool, threads: int | None = None) -> FastEncoder:
         """As `open`, at a precision of the caller's choice ("f32", "bf16", "f16"), or "int8" for a model of eight bits,
         whose remaining layers run in bfloat16 where the machine has it."""
         recipe = read_recipe(folder)
@@ -70,8 +70,10 @@ class FastEncoder:
             "PERFORMANCE_HINT": "THROUGHPUT" if bulk else "LATENCY",
             "INFERENCE_PRECISION_HINT": rest,
         }
-        if not bulk and _size(folder) < ALONE_BELOW:
-            hint["INFERENCE_NUM_THREADS"] = 1
+        if threads is None and not bulk and _size(folder) < ALONE_BELOW:
+            threads = 1
+        if threads is not None:
+            hint["INFERENCE_NUM_THREADS"] = threads
         if "group" in recipe:  # values of an activation that share a scale, where scales are found while it runs
             hint["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = recipe["group"]
         try:

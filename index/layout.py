@@ -1,8 +1,9 @@
-"""Names of the files of a generation, and which of them can be made again from the others."""
+"""Names of the files of a generation beside its database, and which of them can be made again from the others."""
 
 from __future__ import annotations
 
-DATABASE, VECTORS, DENSE, LEXICAL, ENCODER = "chunks.duckdb", "vectors", "dense.faiss", "lexical", "encoder"
+VECTORS, DENSE, LEXICAL, ENCODER = "vectors", "dense.faiss", "lexical", "encoder"
+NAME = "name"  # by what the generation's parts on servers are known, where it has any
 
 
 def is_derived(file: str) -> bool:

@@ -53,20 +53,43 @@ _STEMMERS = {
 }
 
 
-class LexicalIndex:
+class Analyzer:
+    """How a text becomes words, in an index and in a question to it. Threads may share one."""
+
+    def __init__(self, language: str) -> None:
+        self._analyzer = _analyzer(language)
+        self._stems_in = lru_cache(_WORDS_KEPT)(self.stems)
+        self._words_of = lru_cache(_QUERIES_KEPT)(lambda text: tuple(dict.fromkeys(self.stems(text))))
+
+    def stems(self, text: str) -> list[str]:
+        """The words of a text, in order, as the index spells them: lower case, no accents, stemmed."""
+        return list(self._analyzer.analyze(text))
+
+    def words(self, text: str) -> list[str]:
+        """The different words of a text, in the order in which they first come."""
+        return list(self._words_of(text))
+
+    def spans(self, text: str, query: str) -> list[tuple[int, int]]:
+        """Where in a text the query's words stand, whatever their ending."""
+        wanted = set(self.words(query))
+        parts = _PARTS.split(text)  # a word, what stands between, a word, …
+        alike = {word for word in set(parts[1::2]) if not wanted.isdisjoint(self._stems_in(word))}
+        stops = list(accumulate(map(len, parts)))
+        return [(stops[2 * place], stops[2 * place + 1]) for place, word in enumerate(parts[1::2]) if word in alike]
+
+
+class LexicalIndex(Analyzer):
     """A tantivy index; searching one that is being replaced by the next generation goes on undisturbed.
 
     Threads may search at once: none of tantivy's parts that are used here has a state of its own.
     """
 
     def __init__(self, index: tantivy.Index, language: str) -> None:
+        super().__init__(language)
         self._index = index
         self._searcher = index.searcher()
         self._schema = index.schema
-        self._analyzer = _analyzer(language)
-        self._stems_in = lru_cache(_WORDS_KEPT)(self.stems)
         self._rarity_of = lru_cache(_WORDS_KEPT)(self._rareness)
-        self._words_of = lru_cache(_QUERIES_KEPT)(lambda text: tuple(dict.fromkeys(self.stems(text))))
 
     @classmethod
     def open(cls, folder: Path, language: str) -> LexicalIndex:
@@ -88,13 +111,8 @@ class LexicalIndex:
     def __len__(self) -> int:
         return int(self._searcher.num_docs)
 
-    def stems(self, text: str) -> list[str]:
-        """The words of a text, in order, as the index spells them: lower case, no accents, stemmed."""
-        return list(self._analyzer.analyze(text))
-
-    def words(self, text: str) -> list[str]:
-        """The different words of a text, in the order in which they first come."""
-        return list(self._words_of(text))
+    def close(self) -> None:
+        """The files are let go when the last reference is."""
 
     def rarity(self, words: Iterable[str]) -> dict[str, float]:
         """BM25's inverse document frequency of each word."""
@@ -103,16 +121,7 @@ class LexicalIndex:
     def _rareness(self, word: str) -> float:
         count = len(self)
         # dead chunks are counted until their segment is merged away
-        holds = min(count, self._searcher.doc_freq("text", word))
-        return math.log(1 + (count - holds + 0.5) / (holds + 0.5))
-
-    def spans(self, text: str, query: str) -> list[tuple[int, int]]:
-        """Where in a text the query's words stand, whatever their ending."""
-        wanted = set(self.words(query))
-        parts = _PARTS.split(text)  # a word, what stands between, a word, …
-        alike = {word for word in set(parts[1::2]) if not wanted.isdisjoint(self._stems_in(word))}
-        stops = list(accumulate(map(len, parts)))
-        return [(stops[2 * place], stops[2 * place + 1]) for place, word in enumerate(parts[1::2]) if word in alike]
+        return rareness(count, min(count, self._searcher.doc_freq("text", word)))
 
     def search(self, query: str, k: int, within: IdSet | None = None) -> list[Hit]:
         """The `k` chunks with the highest BM25, fewer where fewer hold any of the words (and lie in `within`)."""
@@ -208,6 +217,11 @@ def build(
     writer.wait_merging_threads()
     for lock in folder.glob(".tantivy-*.lock"):
         lock.unlink()
+
+
+def rareness(count: int, holds: int) -> float:
+    """BM25's inverse document frequency of a word that so many of `count` chunks hold."""
+    return math.log(1 + (count - holds + 0.5) / (holds + 0.5))
 
 
 def stemmed_languages() -> list[str]:

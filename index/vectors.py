@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import secrets
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -47,9 +48,14 @@ class Vectors:
             raise IndexError(f"rows 0 to {self._rows - 1} exist, asked for {wanted.min()} to {wanted.max()}")
         out = np.empty((len(wanted), self.dim), dtype=np.float32)
         numbers = wanted // self.shard_rows
-        for number in np.unique(numbers):
+        shards = np.unique(numbers)
+        if 4 * len(shards) > len(wanted):  # hardly any two of a shard: one by one is faster
+            for place, (number, row) in enumerate(zip(numbers.tolist(), wanted.tolist(), strict=True)):
+                out[place] = self._shard(number)[row - number * self.shard_rows]
+            return out
+        for number in shards.tolist():
             places = np.flatnonzero(numbers == number)
-            out[places] = self._shard(int(number))[wanted[places] - number * self.shard_rows]
+            out[places] = self._shard(number)[wanted[places] - number * self.shard_rows]
         return out
 
     def blocks(self) -> Iterator[tuple[int, NDArray[np.float32]]]:
@@ -95,7 +101,8 @@ def read_shard(path: Path, rows: int, dim: int) -> NDArray[np.float16]:
         with path.open("rb") as file:
             usual = file.read(len(header)) == header and path.stat().st_size == len(header) + rows * dim * 2
         if usual and rows:
-            return np.memmap(path, dtype=np.float16, mode="r", offset=len(header), shape=(rows, dim))
+            # a plain array over the map: each row taken from numpy's own class of them would be one again, slowly
+            return np.asarray(np.memmap(path, dtype=np.float16, mode="r", offset=len(header), shape=(rows, dim)))
         shard: NDArray[np.float16] = np.lib.format.open_memmap(path, mode="r")  # np.load also opens archives
     except (OSError, ValueError, EOFError, SyntaxError, TokenError) as error:  # the last two from a damaged header
         raise LookaheadError(f"cannot read {path}: {error}; run: lookahead verify") from error
@@ -120,7 +127,7 @@ def write_shard(path: Path, vectors: NDArray[np.float32]) -> None:
     if not np.isfinite(halved).all():
         bad = int(np.flatnonzero(~np.isfinite(halved).all(axis=1))[0])
         raise LookaheadError(f"row {bad} of {path.name} is not finite in float16; the encoder is broken for that text")
-    temporary = path.with_suffix(".tmp")
+    temporary = path.with_name(f"{path.stem}.{secrets.token_hex(4)}.tmp")  # another process may be making the same
     with temporary.open("wb") as file:
         np.save(file, halved)
         file.flush()

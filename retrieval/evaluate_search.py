@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from index.build import Choices, ingest
-from index.layout import DATABASE
 from index.progress import bar
+from index.upkeep import forget
 from retrieval.metrics import each_once, first_relevant_rank
 from retrieval.questions import QuestionSet, Unit
 from retrieval.search import Fusion, Mode, Searcher, tidy_query
@@ -89,11 +89,13 @@ def with_paragraphs(collection: Collection, question_set: QuestionSet, *, quiet:
                 row = {"page_id": _paragraph_id(paragraph.key), "title": paragraph.title, "text": paragraph.text}
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
         titles = {paragraph.title.lower() for paragraph in question_set.passages}
-        with Store.open(current.path / DATABASE) as store:
+        with Store.at(current) as store:
             twins = tuple(row.page_id for row in store.articles() if row.title.lower() in titles)
         ingest(trial, [open_source(lines)], Choices(remove=twins, quiet=quiet))
         yield trial
     finally:
+        with contextlib.suppress(LookaheadError):  # a server that has gone away meanwhile is what the error tells of
+            forget(trial)
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -177,6 +177,40 @@ def _intervals(groups: Sequence[Hashable] | None, seed: int) -> Callable[[Floats
     return lambda values: resampled.mean(values)[1:]
 
 
+def plot_growth(
+    sizes: Sequence[int],
+    panels: Mapping[str, Mapping[str, tuple[Sequence[float], float, float]]],
+    path: Path,
+    title: str,
+) -> None:
+    """Draws what grows with the size, both axes logarithmic, a panel for each unit, to a PNG file. `panels` are unit →
+    name → (value at each size, exponent, factor) of the line through them, factor · size^exponent."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5 * len(panels), 4.8), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+    ends = np.array([min(sizes), max(sizes)], dtype=float)
+    for axes, (unit, quantities) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for (name, (values, exponent, factor)), (color, dashes) in zip(
+            quantities.items(), cycle(_STYLES), strict=False
+        ):
+            axes.plot(sizes, values, "o", color=color, markersize=5)
+            axes.plot(ends, factor * ends**exponent, dashes, color=color, label=f"{name}  ~ size^{exponent:.1f}")
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_xlabel("chunks")
+        axes.set_ylabel(unit)
+        axes.grid(color="#dddddd", linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        legend = axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), fontsize=8, frameon=False)
+        for label in legend.get_texts():
+            label.set_parse_math(False)
+    _write(figure, path)
+
+
 def _empty(title: str) -> tuple[Figure, Axes]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -197,6 +231,10 @@ def _save(figure: Figure, legend: Legend, path: Path) -> None:
     for label in legend.get_texts():
         label.set_parse_math(False)
         label.set_fontsize(10 if len(legend.get_texts()) <= 8 else 7)
+    _write(figure, path)
+
+
+def _write(figure: Figure, path: Path) -> None:
     picture = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # a title in a script the font lacks

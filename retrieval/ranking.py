@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from index.dense import DenseIndex, normalised
+from index.dense import normalised
+from index.engines import VectorIndex
 from index.vectors import Vectors
 from retrieval.candidates import assisted, decayed, marginal
 from retrieval.pipeline import Pipeline
@@ -70,7 +71,7 @@ class Ranker:
         self.space = space
 
     @property
-    def index(self) -> DenseIndex:
+    def index(self) -> VectorIndex:
         """Over the passages."""
         return self.searcher.dense if self.space is None else self.space.dense
 
@@ -160,7 +161,7 @@ def shares(scores: Floats) -> Floats:
     return told
 
 
-def _ids(index: DenseIndex, query: Floats, depth: int, searcher: Searcher) -> Ints:
+def _ids(index: VectorIndex, query: Floats, depth: int, searcher: Searcher) -> Ints:
     return np.array([hit.chunk_id for hit in index.search(query, depth, searcher.alive)], dtype=np.int64)
 
 

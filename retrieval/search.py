@@ -20,10 +20,10 @@ from typing import NamedTuple, Self, TypeVar, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from index.dense import DenseFacts, DenseIndex, Hit, IdSet
+from index.dense import Hit, IdSet
 from index.encoder import Encoder, Fingerprint, open_encoder
-from index.layout import DATABASE, DENSE, ENCODER, LEXICAL, VECTORS
-from index.lexical import LexicalIndex
+from index.engines import VectorIndex, WordIndex, engine_of
+from index.layout import ENCODER, VECTORS
 from index.vectors import Vectors
 from retrieval.closeness import closeness
 from store.database import Filter, Found, Store
@@ -163,12 +163,13 @@ class Searcher:
         """For when nobody is searching any more."""
         if "beside" in self.__dict__:
             self.beside.shutdown()
-        if "store" in self.__dict__:
-            self.store.close()
+        for part in ("dense", "lexical", "store"):
+            if part in self.__dict__:
+                getattr(self, part).close()
 
     @_once
     def store(self) -> Store:
-        return Store.open(self.generation.path / DATABASE)
+        return Store.at(self.generation)
 
     @_once
     def vectors(self) -> Vectors:
@@ -177,12 +178,12 @@ class Searcher:
         return Vectors(self.generation.path / VECTORS, rows, facts["dim"], facts["shard_rows"])
 
     @_once
-    def dense(self) -> DenseIndex:
-        return DenseIndex.open(self.generation.path / DENSE, DenseFacts.from_json(self._facts["dense"]), self.vectors)
+    def dense(self) -> VectorIndex:
+        return engine_of(self._facts).open_vectors(self.generation.path, self._facts, self.vectors)
 
     @_once
-    def lexical(self) -> LexicalIndex:
-        return LexicalIndex.open(self.generation.path / LEXICAL, self._facts["lexical"]["language"])
+    def lexical(self) -> WordIndex:
+        return engine_of(self._facts).open_words(self.generation.path, self._facts)
 
     @_once
     def encoder(self) -> Encoder:
@@ -218,7 +219,7 @@ class Searcher:
         rows = self.generation.manifest.counts["chunks"]
         if rows == self.live:
             return None
-        return IdSet(np.setdiff1d(np.arange(rows), self.store.dead_ids(), assume_unique=True), rows)
+        return IdSet(np.setdiff1d(np.arange(rows), self.store.dead_ids(), assume_unique=True), rows, EVERYTHING)
 
     def search(
         self,
@@ -277,7 +278,8 @@ class Searcher:
         """The chunks that pass a filter; None when all do."""
         if not wanted:
             return self.alive
-        return IdSet(self.store.ids_where(wanted), self.generation.manifest.counts["chunks"])
+        rows, told = self.generation.manifest.counts["chunks"], None if wanted.titles else wanted
+        return IdSet(self.store.ids_where(wanted), rows, told)  # a title is one run of ids
 
     def rank(
         self,

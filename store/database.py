@@ -1,26 +1,26 @@
-"""The metadata store: articles and chunks in DuckDB through SQLAlchemy Core. The only place where ids are minted.
+"""The metadata store: articles and chunks through SQLAlchemy Core. The only place where ids are minted.
 
-It does not know what a vector is, nor which of its files is published.
+It does not know what a vector is, nor which of its generations is published. What databases do each in its own way is
+in `duck.py` and `postgres.py`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import threading
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
-import duckdb
-import duckdb_engine
 import numpy as np
 import sqlalchemy as sa
 from numpy.typing import NDArray
 
+from store.duck import Duck
+from store.generations import Generation
 from store.kept import Kept
+from store.places import Place, Schema, place_of
 from store.records import Article, Chunk, LookaheadError, Piece, Split, digest
 from store.splits import split_of
 
@@ -54,17 +54,11 @@ tombstones = sa.Table(
     sa.Column("chunk_id", sa.BigInteger, primary_key=True, autoincrement=False),
 )
 
-# For the driver itself, which takes the ids as one value: SQLAlchemy writes each into a statement that is planned anew,
-# and takes 30 ms for 640 ids instead of 10. Apart, because a join reads all articles for the few that are wanted.
-_FOUND = """
-    SELECT chunk_id, page_id, position, section, text, text_key FROM chunks
-    WHERE chunk_id IN (SELECT unnest(?::BIGINT[]))
-"""
-_TITLES = "SELECT page_id, title FROM articles WHERE page_id IN (SELECT unnest(?::BIGINT[]))"
-_ATTACHED = "published"
+# Apart, because a join reads all articles for the few that are wanted. {ids} is said by the dialect
+_FOUND = "SELECT chunk_id, page_id, position, section, text, text_key FROM chunks WHERE chunk_id {ids}"
+_TITLES = "SELECT page_id, title FROM articles WHERE page_id {ids}"
 _KEPT = 16_384  # chunks, and titles, that a reader keeps at hand: about 1 KB each
-_BY_INDEX = 250  # ids up to which the index finds each (20 µs); for more, and in DuckDB for 50, the table is read
-
+_FEW = 50  # values that are faster written into a statement than handed over as one list
 
 _NONE: NDArray[np.int64] = np.zeros(0, dtype=np.int64)
 
@@ -123,57 +117,73 @@ class Filter:
         return bool(self.titles or self.page_ids or self.sections or self.splits)
 
 
-class Store:
-    """One `chunks.duckdb`, opened for reading (any number of processes, in each any number of threads at once) or for
-    writing (one thread of one process)."""
+class Dialect(Protocol):
+    """One place's rows, opened for reading by any number of threads at once or for writing by one: what databases do
+    each in its own way. A server that does not answer raises Unreachable."""
 
-    def __init__(self, database: duckdb.DuckDBPyConnection, path: Path, *, read_only: bool) -> None:
-        self._database = database
+    def rows(self, query: sa.Executable) -> Sequence[Any]: ...
+
+    def among(self, query: str, ids: list[int]) -> Sequence[Any]:
+        """The rows of many ids at once, in any order, by a query with {ids} in the place of "IN (…)"."""
+        ...
+
+    def transaction(self) -> AbstractContextManager[None]:
+        """All or nothing of what is changed and inserted inside; what could not be written raises LookaheadError."""
+        ...
+
+    def change(self, statement: sa.Executable) -> None: ...
+
+    def insert(self, table: sa.Table, columns: Mapping[str, list[Any]]) -> None:
+        """Many rows, by name of column."""
+        ...
+
+    def checkpoint(self) -> None:
+        """After the last change: whatever makes reading fast, and what was written last for ever."""
+        ...
+
+    def close(self) -> None: ...
+
+    def held(self, text: str) -> str:
+        """The text as the database can hold it: a terminal may hand over bytes that are no text."""
+        ...
+
+    def lowered(self, text: sa.Column[str] | str) -> sa.ColumnElement[str]:
+        """A title, a section or a text to be compared with one, in a lower case in which letters stand for themselves,
+        whatever is beside them."""
+        ...
+
+    def nearest(self, column: sa.Column[str], text: str, most: int) -> list[str]:
+        """The values that one who typed this may have meant, the likeliest first."""
+        ...
+
+
+class Store:
+    """The rows of one generation, opened for reading (any number of processes, in each any number of threads at once)
+    or for writing (one thread of one process)."""
+
+    def __init__(self, dialect: Dialect, *, read_only: bool) -> None:
+        self._dialect = dialect
+        self._rows = dialect.rows
         self._read_only = read_only
-        # connections are made of the open one, and not by its path: the file may have lost its name by then
-        self._engine = sa.create_engine(f"duckdb:///{path}", creator=self._cursor, poolclass=sa.pool.NullPool)
-        self._connection = self._engine.connect()  # a writer's only one
-        self._idle: deque[sa.Connection] = deque()
-        self._connecting = threading.Lock()
         # what a writer has read may change
         self._kept: Kept[int, Found] = Kept(_KEPT if read_only else 0)
         self._titles: Kept[int, str] = Kept(_KEPT if read_only else 0)
 
     @classmethod
-    def open(cls, path: Path) -> Self:
-        """Opens an existing file read-only."""
-        return cls._connect(path, read_only=True)
+    def open(cls, place: Place) -> Self:
+        """Opens what is there, read-only."""
+        return cls(_reading(place), read_only=True)
 
     @classmethod
-    def create_or_resume(cls, path: Path) -> Self:
-        """Opens a file for writing and makes its tables where there are none; what was committed is still there."""
-        store = cls._connect(path, read_only=False)
-        _tables.create_all(store._connection, checkfirst=False) if store._is_new() else None
-        store._connection.commit()
-        return store
+    def at(cls, generation: Generation) -> Self:
+        """Opens a published generation's rows, read-only."""
+        return cls.open(place_of(generation.path, generation.manifest.facts))
 
     @classmethod
-    def _connect(cls, path: Path, *, read_only: bool) -> Self:
-        config: dict[str, Any] = {"memory_limit": "400MB", "threads": 2}
-        if read_only:  # a second thread makes the look-up of a few rows slower
-            config |= {"threads": 1, "dynamic_or_filter_threshold": _BY_INDEX}
-        try:
-            # DuckDB takes a second opening of a path for the first, as long as that is open, though another file may
-            # have the name by then, such as a generation published after a roll back. What is attached is opened anew
-            database = duckdb.connect(":memory:" if read_only else str(path), config=config)
-            if read_only:
-                quoted = str(path).replace("'", "''")
-                database.execute(f"ATTACH '{quoted}' AS {_ATTACHED} (READ_ONLY)")
-        except duckdb.Error as error:
-            reason = str(error).splitlines()[0]
-            raise LookaheadError(f"cannot open {path}: {reason}; run: lookahead verify") from error
-        return cls(database, path, read_only=read_only)
-
-    def _cursor(self) -> duckdb_engine.ConnectionWrapper:
-        cursor = self._database.cursor()
-        if self._read_only:
-            cursor.execute(f"USE {_ATTACHED}")
-        return duckdb_engine.ConnectionWrapper(cursor)
+    def create_or_resume(cls, place: Place, grown_from: Place | None = None) -> Self:
+        """Opens a place for writing; what was committed is still there. Where there is nothing yet it begins empty,
+        or as a copy of another place of the same kind."""
+        return cls(_writing(place, grown_from), read_only=False)
 
     def __enter__(self) -> Self:
         return self
@@ -185,11 +195,7 @@ class Store:
 
     def close(self) -> None:
         """For when nobody is reading any more."""
-        while self._idle:
-            self._idle.pop().close()
-        self._connection.close()
-        self._engine.dispose()
-        self._database.close()
+        self._dialect.close()
 
     # -- reading ------------------------------------------------------------------------------------------
 
@@ -209,9 +215,12 @@ class Store:
 
     def _found(self, ids: list[int]) -> dict[int, Found]:
         """The title of a tombstoned chunk is its page's present one, or nothing when the page is gone."""
-        rows = self._among(_FOUND, [one for one in ids if abs(one) < 1 << 63])
-        titles = self._titles.of([row[1] for row in rows], lambda pages: dict(self._among(_TITLES, pages)))
+        rows = self._dialect.among(_FOUND, [one for one in ids if abs(one) < 1 << 63])
+        titles = self._titles.of([row[1] for row in rows], self._titles_of)
         return {row[0]: Found(Chunk(*row[:5]), titles.get(row[1], ""), row[5]) for row in rows}
+
+    def _titles_of(self, pages: list[int]) -> dict[int, str]:
+        return dict(self._dialect.among(_TITLES, pages))
 
     def texts(self, first: int, stop: int) -> list[tuple[str, str, str]]:
         """(title, section, text) of the rows `first … stop - 1`, in order, tombstoned ones too."""
@@ -237,10 +246,10 @@ class Store:
 
     def titles(self, beginning: str, limit: int) -> list[ArticleRow]:
         """Articles whose title begins so, in any case, then those whose title has it elsewhere; short titles first."""
-        title, wanted = sa.func.lower(articles.c.title), _lower(beginning.strip())
+        title, wanted = self._dialect.lowered(articles.c.title), self._dialect.lowered(beginning.strip())
         query = (
             sa.select(articles)
-            .where(sa.func.contains(title, wanted))
+            .where(sa.func.strpos(title, wanted) > 0)
             .order_by(sa.func.starts_with(title, wanted).desc(), sa.func.length(title), title, articles.c.page_id)
             .limit(limit)
         )
@@ -269,22 +278,24 @@ class Store:
             self.article(page_id)
         query = sa.select(articles.c.first_chunk, articles.c.chunk_count).order_by(articles.c.first_chunk)
         if wanted.page_ids:
-            query = query.where(articles.c.page_id.in_(wanted.page_ids))
+            query = query.where(_is_among(articles.c.page_id, wanted.page_ids))
         if wanted.titles:
             titled = {row.page_id for title in wanted.titles for row in self._articles_titled(title)}
-            query = query.where(articles.c.page_id.in_(titled))
+            query = query.where(_is_among(articles.c.page_id, titled))
         if wanted.splits:
             query = query.where(articles.c.split.in_([split.value for split in wanted.splits]))
-        runs = self._rows(query)  # an article's live chunks are one run: no chunk need be looked at
-        passing = np.concatenate([_NONE, *(np.arange(first, first + count) for first, count in runs)])
+        passing = _ids_in(self._rows(query))
         if wanted.sections:
-            named = sa.func.lower(chunks.c.section).in_([_lower(name) for name in wanted.sections])
+            section = self._dialect.lowered(chunks.c.section)
+            named = section.in_([self._dialect.lowered(name) for name in wanted.sections])
             passing = np.intersect1d(passing, self._ids(sa.select(chunks.c.chunk_id).where(named)), assume_unique=True)
         return passing
 
     def ids_of_texts(self, keys: Iterable[str]) -> NDArray[np.int64]:
         """Ids of the chunks with one of these text keys, ascending, tombstoned ones too."""
-        return self._ids(sa.select(chunks.c.chunk_id).where(chunks.c.text_key.in_(keys)).order_by(chunks.c.chunk_id))
+        return self._ids(
+            sa.select(chunks.c.chunk_id).where(_is_among(chunks.c.text_key, keys)).order_by(chunks.c.chunk_id)
+        )
 
     def pages_and_keys(self) -> tuple[NDArray[np.int64], NDArray[np.bytes_]]:
         """(page id, text key) of every row, in the order of their ids, tombstoned ones too."""
@@ -310,19 +321,21 @@ class Store:
         dead = self._scalar(sa.select(sa.func.count()).select_from(tombstones))
         if owned + dead != rows:
             found.append(f"{owned} chunks of articles and {dead} tombstones, but {rows} chunks")
+        placed = (
+            sa.select(chunks.c.page_id, sa.func.count().label("chunks"))
+            .join(articles, articles.c.page_id == chunks.c.page_id)
+            .where(
+                chunks.c.chunk_id - articles.c.first_chunk == chunks.c.position,
+                chunks.c.position < articles.c.chunk_count,
+            )
+            .group_by(chunks.c.page_id)
+            .subquery()
+        )
         strangers = self._scalar(
             sa.select(sa.func.count())
             .select_from(articles)
-            .where(
-                sa.select(sa.func.count())
-                .where(
-                    chunks.c.page_id == articles.c.page_id,
-                    chunks.c.chunk_id - articles.c.first_chunk == chunks.c.position,
-                    chunks.c.position < articles.c.chunk_count,
-                )
-                .scalar_subquery()
-                != articles.c.chunk_count
-            )
+            .outerjoin(placed, placed.c.page_id == articles.c.page_id)
+            .where(sa.func.coalesce(placed.c.chunks, 0) != articles.c.chunk_count)
         )
         if strangers:
             found.append(f"{strangers} articles whose chunks are not one contiguous run")
@@ -349,7 +362,8 @@ class Store:
         """Appends articles with fresh ids, in one transaction; a page id already there is replaced, its old chunks
         tombstoned. Within one call the last entry of a page id wins."""
         latest = {entry.article.page_id: entry for entry in entries}
-        with self._transaction():
+        assert not self._read_only, "this store was opened read-only"
+        with self._dialect.transaction():
             self._retire(latest)
             first = self._scalar(sa.select(sa.func.count()).select_from(chunks))
             article_rows: dict[str, list[Any]] = {column.name: [] for column in articles.columns}
@@ -370,107 +384,28 @@ class Store:
                     key = text_key(piece.text)
                     _append(chunk_rows, (first + position, page, position, piece.section, piece.text, key))
                 first += len(entry.pieces)
-            self._bulk_insert(articles, article_rows)
-            self._bulk_insert(chunks, chunk_rows)
+            self._dialect.insert(articles, article_rows)
+            self._dialect.insert(chunks, chunk_rows)
 
     def remove(self, page_ids: Iterable[int]) -> int:
         """Takes articles out and tombstones their chunks; says how many were there."""
-        with self._transaction():
+        assert not self._read_only, "this store was opened read-only"
+        with self._dialect.transaction():
             return self._retire(page_ids)
 
     def checkpoint(self) -> None:
-        """Folds the log into the file, so that the file alone is everything."""
-        with self._in_words():
-            self._connection.exec_driver_sql("CHECKPOINT")
-            self._connection.commit()
+        """After the last change: all is where it stays (in DuckDB, in the file alone), and ready to be read."""
+        self._dialect.checkpoint()
 
     # -- below ---------------------------------------------------------------------------------------------
 
     def _retire(self, page_ids: Iterable[int]) -> int:
-        pages = np.fromiter(page_ids, dtype=np.int64)
-        asked = sa.table("asked", sa.column("page_id"))
-        with self._registered("asked", {"page_id": pages}):
-            going = sa.select(asked.c.page_id)
-            before = self._scalar(sa.select(sa.func.count()).where(articles.c.page_id.in_(going)))
-            if before:
-                live = (
-                    sa.select(chunks.c.chunk_id)
-                    .join(articles, articles.c.page_id == chunks.c.page_id)
-                    .where(
-                        articles.c.page_id.in_(going),
-                        chunks.c.chunk_id >= articles.c.first_chunk,
-                        chunks.c.chunk_id < articles.c.first_chunk + articles.c.chunk_count,
-                    )
-                )
-                self._connection.execute(sa.insert(tombstones).from_select(["chunk_id"], live))
-                self._connection.execute(sa.delete(articles).where(articles.c.page_id.in_(going)))
-        return before
-
-    def _bulk_insert(self, table: sa.Table, columns: dict[str, list[Any]]) -> None:
-        # SQLAlchemy's executemany takes 90 times as long: the driver reads numpy columns without copying
-        arrays = {
-            name: np.asarray(values, dtype=object if isinstance(table.c[name].type, sa.String) else np.int64)
-            for name, values in columns.items()
-        }
-        incoming = sa.table("incoming", *(sa.column(name) for name in columns))
-        with self._registered("incoming", arrays):
-            self._connection.execute(sa.insert(table).from_select(list(columns), sa.select(incoming)))
-
-    @contextlib.contextmanager
-    def _registered(self, name: str, columns: Mapping[str, NDArray[Any]]) -> Iterator[None]:
-        driver = _driver(self._connection)
-        driver.register(name, dict(columns))
-        yield
-        driver.unregister(name)  # not after an error: in an aborted transaction this would hide it
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        assert not self._read_only, "this store was opened read-only"
-        self._connection.rollback()  # ends the transaction that reading opened
-        with self._in_words(), self._connection.begin():
-            yield
-
-    @contextlib.contextmanager
-    def _in_words(self) -> Iterator[None]:
-        """A write that DuckDB could not do (the disk is full) as an error meant for a person."""
-        try:
-            yield
-        except sa.exc.DBAPIError as error:
-            reason = str(error.orig).splitlines()[0]
-            raise LookaheadError(f"cannot write {self._engine.url.database}: {reason}") from error
-
-    def _is_new(self) -> bool:
-        names = sa.text("SELECT count(*) FROM duckdb_tables() WHERE table_name = 'chunks'")
-        return self._scalar(names) == 0
-
-    @contextlib.contextmanager
-    def _reading(self) -> Iterator[sa.Connection]:
-        """A connection that is nobody else's meanwhile: a reader has as many as threads have read at once."""
-        if not self._read_only:
-            yield self._connection
-            return
-        try:
-            connection = self._idle.pop()
-        except IndexError:
-            with self._connecting:
-                connection = self._engine.connect()
-        try:
-            yield connection
-        except BaseException:
-            connection.close()  # its transaction is of no more use
-            raise
-        self._idle.append(connection)
-
-    def _rows(self, query: sa.Select[Any] | sa.TextClause) -> Sequence[Any]:
-        """All of them: DuckDB takes no further work beside a result that was not read to its end."""
-        with self._reading() as connection:
-            return connection.execute(query).all()
-
-    def _among(self, statement: str, ids: list[int]) -> list[Any]:
-        """The rows of those ids, by the driver alone."""
-        with self._reading() as connection:
-            found: list[Any] = _driver(connection).execute(statement, [ids]).fetchall()
-        return found
+        going = _is_among(articles.c.page_id, page_ids)
+        runs = self._rows(sa.select(articles.c.first_chunk, articles.c.chunk_count).where(going))
+        if runs:
+            self._dialect.insert(tombstones, {"chunk_id": _ids_in(runs).tolist()})
+            self._dialect.change(sa.delete(articles).where(going))
+        return len(runs)
 
     def _scalar(self, query: sa.Select[Any] | sa.TextClause) -> int:
         ((value,),) = self._rows(query)
@@ -481,18 +416,19 @@ class Store:
 
     def _articles_titled(self, title: str) -> list[ArticleRow]:
         """Those spelled so, or else those that differ only in case; none at all raises."""
-        wanted = _utf8(title).strip()
-        query = sa.select(articles).where(sa.func.lower(articles.c.title) == _lower(wanted))
+        wanted = self._dialect.held(title).strip()
+        query = sa.select(articles).where(self._dialect.lowered(articles.c.title) == self._dialect.lowered(wanted))
         rows = [_article_row(row) for row in self._rows(query.order_by(articles.c.first_chunk))]
         if not rows:
             raise LookaheadError(self._no_such_title(title))
         return [row for row in rows if row.title == wanted] or rows
 
     def _no_such_title(self, title: str) -> str:
-        nearness = sa.func.jaro_winkler_similarity(sa.func.lower(articles.c.title), _lower(title.strip()[:200]))
-        near = self._rows(sa.select(articles.c.title).order_by(nearness.desc()).limit(3))
-        offers = ", ".join(f'"{name}"' for (name,) in near)
-        return f'no article is titled "{_utf8(title)[:80]}"' + (f"; the nearest are {offers}" if offers else "")
+        near = self._dialect.nearest(articles.c.title, title.strip(), 3)
+        offers = ", ".join(f'"{name}"' for name in near)
+        return f'no article is titled "{self._dialect.held(title)[:80]}"' + (
+            f"; the nearest are {offers}" if offers else ""
+        )
 
 
 def text_key(text: str) -> str:
@@ -500,21 +436,64 @@ def text_key(text: str) -> str:
     return digest(" ".join(text.lower().split()))
 
 
-def _utf8(text: str) -> str:
-    """The text as the database can hold it: a terminal may hand over bytes that are no text."""
-    return text.encode("utf-8", "replace").decode()
+def kept_url(url: str) -> str:
+    """The one spelling of a database's URL, without its password, which this process alone goes on knowing."""
+    from store import postgres  # here: it needs an extra that the default does without
+
+    return postgres.kept_url(url)
 
 
-def _lower(text: str) -> sa.Function[Any]:
-    """In the database's lower case: Python's has other letters for a capital sigma and a dotted I."""
-    return sa.func.lower(sa.literal(_utf8(text)))
+def drop(schema: Schema) -> None:
+    """Removes a generation's rows from a server; rows that are gone already are no error, rows being read are."""
+    from store import postgres
+
+    postgres.drop(schema)
 
 
-def _driver(connection: sa.Connection) -> Any:
-    """DuckDB's own connection below SQLAlchemy's."""
-    driver = connection.connection.driver_connection
-    assert driver is not None
-    return driver
+def schemas_of(url: str, owner: str) -> list[str]:
+    """Names of all that a collection has in that database, by the collection's mark."""
+    from store import postgres
+
+    return postgres.schemas_of(url, owner)
+
+
+def _reading(place: Place) -> Dialect:
+    if isinstance(place, Path):
+        return Duck.reading(place)
+    from store.postgres import Postgres
+
+    return Postgres.reading(place)
+
+
+def _writing(place: Place, grown_from: Place | None) -> Dialect:
+    if isinstance(place, Path):
+        if isinstance(grown_from, Schema):
+            raise _other_kind(place, grown_from)
+        return Duck.writing(place, _tables, grown_from)
+    if isinstance(grown_from, Path):
+        raise _other_kind(place, grown_from)
+    from store.postgres import Postgres
+
+    return Postgres.writing(place, _tables, grown_from)
+
+
+def _other_kind(place: Place, grown_from: Place) -> LookaheadError:
+    shown = [f"{one.name} in {one.url}" if isinstance(one, Schema) else str(one) for one in (place, grown_from)]
+    return LookaheadError(f"{shown[0]} cannot grow from {shown[1]}; to move the rows run: lookahead compact --store")
+
+
+def _is_among(column: sa.Column[Any], values: Iterable[Any]) -> sa.ColumnElement[bool]:
+    """Many values go as one list: each by itself would be planned, and PostgreSQL takes no more than 65,535."""
+    listed = list(values)
+    if len(listed) <= _FEW:
+        return column.in_(listed)
+    as_list = sa.ARRAY(column.type)
+    return column.in_(sa.select(sa.func.unnest(sa.cast(sa.literal(listed, as_list), as_list))))
+
+
+def _ids_in(runs: Iterable[Any]) -> NDArray[np.int64]:
+    """The chunk ids of articles, by (first chunk, count): an article's are one run, and none need be looked at."""
+    return np.concatenate([_NONE, *(np.arange(first, first + count) for first, count in runs)])
 
 
 def _append(columns: dict[str, list[Any]], values: Sequence[Any]) -> None:

@@ -15,7 +15,7 @@ import re
 import shutil
 import socket
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -152,6 +152,14 @@ class Collection:
             )
         raise LookaheadError(problem or f"{self.path} holds no generation; ingest again into another collection")
 
+    def generations(self) -> list[Generation]:
+        """All that are kept, oldest first, sound or not. One whose manifest cannot be read raises."""
+        return [self._load(number) for number in self._numbers()]
+
+    def unfinished(self) -> list[Path]:
+        """Folders of builds that may go on."""
+        return sorted(self.path.glob("build-*.tmp"))
+
     def verify(self, progress: Callable[[int], object] = lambda _: None) -> list[Fault]:
         """Reads every byte of every generation kept; `progress` hears of the bytes read."""
         pointed, problem = self._pointed()
@@ -208,8 +216,10 @@ class Collection:
         code_version: str,
         counts: dict[str, int],
         facts: dict[str, Any],
+        seals: Mapping[str, FileSeal] | None = None,
     ) -> Generation:
-        """Seals the build's files, renames it into place and moves CURRENT; all or nothing at any moment."""
+        """Seals the build's files, renames it into place and moves CURRENT; all or nothing at any moment. `seals` are
+        those of files that were read once already."""
         number = max(self._numbers(), default=0) + 1
         before = self._load(parent).manifest.files if parent is not None else {}
         files: dict[str, FileSeal] = {}
@@ -218,7 +228,7 @@ class Collection:
             if kept is not None and parent is not None and _same_inode(build / name, self._folder(parent) / name):
                 files[name] = kept  # a hard link: sealed and synced when it was first published
             else:
-                files[name] = seal_of(build / name)
+                files[name] = (seals or {}).get(name) or seal_of(build / name)
                 _sync(build / name)
         manifest = Manifest(number, parent, code_version, _now(), counts, facts, files)
         (build / MANIFEST).write_bytes(manifest.dump())

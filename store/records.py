@@ -14,6 +14,10 @@ class LookaheadError(Exception):
     """An error meant for a person: one line that says what was expected, what was found, what to type next."""
 
 
+class Unreachable(LookaheadError):
+    """A server that part of a collection is kept on does not answer; when it does again, all is as before."""
+
+
 @dataclass(frozen=True, slots=True)
 class Section:
     """A stretch of an article under one heading; the lead's heading is the empty string.

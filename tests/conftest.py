@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from postgres_server import PostgresServer, missing, running_postgres
 
 gc.set_threshold(50_000, 20, 100)  # at the usual 700 a third of the time of importing all this is spent on it
 
@@ -42,3 +43,12 @@ def _stay_at_home() -> Iterator[None]:
         patch.setattr(socket.socket, "connect", guarded)
         patch.setattr(os, "fsync", lambda handle: None)  # no test pulls the plug; those that kill a process need none
         yield
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """One PostgreSQL for all who ask; each makes schemas of its own. Who stops it starts it again."""
+    if why := missing():
+        pytest.skip(why)
+    with running_postgres() as server:
+        yield server

@@ -14,14 +14,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from index import build, dense, lexical, vectors
+from index import build, dense, lexical, shards, vectors
 from index.build import Choices, compact, ingest
 from index.hashing import HashingEncoder
-from index.layout import DATABASE, DENSE, LEXICAL, VECTORS
+from index.layout import DENSE, LEXICAL, VECTORS
+from index.local import Files
 from retrieval.search import Mode, Searcher
 from store.chunking import Prefix
 from store.database import Store
 from store.generations import Collection, DamageWarning, Generation
+from store.places import DATABASE
 from store.records import LookaheadError
 from store.sources import Source, open_source
 
@@ -100,9 +102,9 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     read: list[str] = []
     make = build.encode_shards
 
-    def watched(one: Any, store: Any, encoder: Any, rows: int, pace: Any) -> None:
+    def watched(one: Any, store: Any, encoder: Any, *more: Any) -> None:
         counter = CountingEncoder()
-        make(one, store, counter, rows, pace)
+        make(one, store, counter, *more)
         read.extend(counter.read)
 
     monkeypatch.setattr(build, "encode_shards", watched)
@@ -113,7 +115,6 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four rows a shard, so that a few articles make many."""
     monkeypatch.setattr(build, "SHARD_ROWS", 4)
-    monkeypatch.setattr(build, "shard_count", functools.partial(vectors.shard_count, shard_rows=4))
     monkeypatch.setattr(build, "Vectors", functools.partial(vectors.Vectors, shard_rows=4))
 
 
@@ -396,8 +397,8 @@ def test_a_generation_that_contradicts_itself_is_not_published(
     ingest(collection, [source_of(tmp_path / "a.jsonl", pages_of(1))], CHOICES)
     make = build.encode_shards
 
-    def wrong(one: Any, store: Any, encoder: Any, rows: int, pace: Any) -> None:
-        make(one, store, _Shuffled(), rows, pace)
+    def wrong(one: Any, store: Any, encoder: Any, *more: Any) -> None:
+        make(one, store, _Shuffled(), *more)
 
     monkeypatch.setattr(build, "encode_shards", wrong)
     with pytest.raises(LookaheadError, match=r"not published: the vector of chunk \d+ is not its text's"):
@@ -450,33 +451,12 @@ def test_many_small_shards_answer_like_one_large(collection: Collection, tmp_pat
     small = everything(collection)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build, "SHARD_ROWS", vectors.SHARD_ROWS)
-        patch.setattr(build, "shard_count", vectors.shard_count)
         patch.setattr(build, "Vectors", vectors.Vectors)
         large = Collection(collection.path.with_name("large"))
         ingest(large, [source], CHOICES)
     one = everything(large)
     assert (len(small.pop("shards")), len(one.pop("shards"))) == (9, 1)
     assert small == one
-
-
-@pytest.mark.usefixtures("small_shards")
-@pytest.mark.parametrize("missing", [[1], [0, 2], [2, 1, 0]])
-def test_shards_are_byte_identical_in_whatever_order_and_however_often_they_are_made(
-    collection: Collection, tmp_path: Path, missing: list[int]
-) -> None:
-    ingest(collection, [source_of(tmp_path / "a.jsonl", pages_of(1, 2, 3))], CHOICES)
-    made = collection.current().path
-    folder = tmp_path / "again"
-    shutil.copytree(made, folder)
-    for number in missing:
-        (folder / VECTORS / vectors.shard_name(number)).unlink()
-    unfinished = build._Build(folder, None, build.ChunkingRules(10), True)
-    with Store.open(folder / DATABASE) as store:
-        for _ in range(2):
-            build.encode_shards(unfinished, store, HashingEncoder(), 9, [])
-    assert {path.name: path.read_bytes() for path in (folder / VECTORS).iterdir()} == {
-        path.name: path.read_bytes() for path in (made / VECTORS).iterdir()
-    }
 
 
 def test_only_two_generations_are_kept_and_no_build_is_left(collection: Collection, tmp_path: Path) -> None:
@@ -520,10 +500,12 @@ STEPS: list[tuple[str, object, str, int, bool]] = [
     ("after two transactions of reading", Store, "add", 2, True),
     ("before the comparison", build, "_compare", 1, False),
     ("after the encoder", build, "_encoder_for", 1, True),
-    ("before the second new shard", build, "_encode_shard", 2, False),
-    ("after the second new shard", build, "_encode_shard", 2, True),
-    ("while a shard is renamed", vectors.os, "replace", 4, False),
-    ("before the words are indexed", build, "_index_words", 1, False),
+    ("before the second new shard", shards.Shard, "keep", 2, False),
+    ("after the second new shard", shards.Shard, "keep", 2, True),
+    ("while a shard is renamed", vectors.os, "replace", 3, False),
+    ("while a marker is renamed", vectors.os, "replace", 4, False),
+    ("after the markers are taken", build, "take_markers", 1, True),
+    ("before the words are indexed", Files, "index_words", 1, False),
     ("after the words are indexed", lexical, "build", 1, True),
     ("after the vectors are indexed", dense, "build", 1, True),
     ("after the check", build, "_check", 1, True),
@@ -555,7 +537,6 @@ def before_and_after(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Pa
 
 def _make_small(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(build, "SHARD_ROWS", 8)
-    patch.setattr(build, "shard_count", functools.partial(vectors.shard_count, shard_rows=8))
     patch.setattr(build, "Vectors", functools.partial(vectors.Vectors, shard_rows=8))
     patch.setattr(build, "_WRITTEN_AT_ONCE", 9)
 
@@ -611,8 +592,8 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Source, dic
     [
         (Store, "add", 2, True),
         (build, "prepare", 1, True),
-        (build, "_encode_shard", 2, True),
-        (build, "_index_vectors", 1, True),
+        (shards.Shard, "keep", 2, True),
+        (Files, "index_vectors", 1, True),
         (Collection, "_point_to", 1, False),
     ],
     ids=["reading", "encoder", "encoding", "indexing", "publishing"],
@@ -638,7 +619,7 @@ def test_a_first_ingest_that_stops_publishes_nothing_and_goes_on(
     counting.clear()
     ingest(collection, [source], CHOICES)
     assert live_texts(collection.current()) == pages_of(*range(1, 9))
-    if name == "_encode_shard":
+    if name == "keep":
         assert len(counting) == 24 - 16, "two shards of eight rows were there already"
     assert everything(collection) == expected
 
@@ -683,7 +664,7 @@ def test_a_source_that_changes_while_a_build_is_unfinished_is_read_as_it_is_now(
     collection: Collection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        _stop(patch, build, "_index_words", 1, Stopped(), after=False)
+        _stop(patch, Files, "index_words", 1, Stopped(), after=False)
         with pytest.raises(Stopped):
             ingest(collection, [source_of(tmp_path / "a.jsonl", pages_of(1, 2, 3))], CHOICES)
     now = {1: text_of(1), 2: text_of(2, 1), 4: text_of(4)}
@@ -699,7 +680,7 @@ def test_a_full_disk_loses_nothing_and_the_next_run_goes_on(
     more = source_of(tmp_path / "a.jsonl", pages_of(1, 2))
     with monkeypatch.context() as patch:
         full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "00000.tmp")
-        _stop(patch, build, "write_shard", 1, full, after=False)
+        _stop(patch, shards, "write_shard", 1, full, after=False)
         with pytest.raises(OSError, match="No space left"):
             ingest(collection, [more], KEPT)
     assert live_texts(collection.current()) == pages_of(1)
@@ -789,7 +770,7 @@ def test_compact_refuses_when_the_chunks_themselves_are_damaged(
 
 @pytest.mark.parametrize(
     ("owner", "name", "after"),
-    [(build, "_renumber", True), (build, "_index_words", True), (Collection, "_point_to", False)],
+    [(build, "_renumber", True), (Files, "index_words", True), (Collection, "_point_to", False)],
 )
 def test_a_compact_that_stops_is_done_again_from_the_start(
     dead_rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: object, name: str, after: bool

@@ -289,7 +289,7 @@ def test_progress_goes_to_stderr_and_the_report_to_stdout(tmp_path: Path) -> Non
     stopped = tmp_path / "home" / "collections" / "stopped"
     choices = Choices(encoder="hashing", workers=1, quiet=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("index.build._index_words", _interrupted)
+        patch.setattr("index.local.Files.index_words", _interrupted)
         with pytest.raises(KeyboardInterrupt):
             ingest(Collection(stopped), [open_source(source, "jsonl")], choices)
     again = run(tmp_path / "home", *arguments[:2], "-c", "stopped", "--encoder", "hashing", "--workers", "1")
@@ -303,7 +303,7 @@ def _interrupted(*_: object) -> None:
 
 
 def test_ctrl_c_says_that_nothing_is_lost(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("index.build._index_words", _interrupted)
+    monkeypatch.setattr("index.local.Files.index_words", _interrupted)
     changed = write(home / "a.jsonl", {**TEXTS, 4: ("Four", TEXTS[1][1])})
     result = run(home, "ingest", changed, "-c", "wiki", "--quiet")
     assert (result.exit_code, result.stdout) == (130, "")

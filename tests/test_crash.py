@@ -23,10 +23,11 @@ from click.testing import CliRunner
 from cli import main
 from index import lexical
 from index.build import Choices, compact, ingest
-from index.layout import DATABASE, DENSE, LEXICAL
+from index.layout import DENSE, LEXICAL
 from retrieval.search import Mode, Searcher
 from store.database import Store
 from store.generations import Collection
+from store.places import DATABASE
 from store.records import LookaheadError
 from store.sources import open_source
 

@@ -20,7 +20,14 @@ from store.records import LookaheadError
 
 ROWS, DIM, CLUSTERS = 12_000, 64, 200
 PLENTY, NONE = 10**9, 0  # bytes for the index
-KINDS = [Kind.FLAT, Kind.HNSW, Kind.IVF]
+
+
+def memory_for(kind: Kind, rows: int, dim: int) -> int:
+    """In which an index of that kind is the best that fits."""
+    return {Kind.HNSW8: rows * (dim + 216), Kind.IVF: NONE}.get(kind, PLENTY)
+
+
+KINDS = list(Kind)
 
 
 def kept(folder: Path, table: Floats) -> Vectors:
@@ -35,8 +42,8 @@ def built(
 ) -> DenseIndex:
     """An index of the kind asked for, whatever the size."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dense, "FLAT_BELOW", 10**9 if kind is Kind.FLAT else 0)
-        memory = NONE if kind is Kind.IVF else PLENTY
+        patch.setattr(dense, "FLAT_UP_TO", 10**9 if kind is Kind.FLAT else 0)
+        memory = memory_for(kind, len(vectors), vectors.dim)
         facts = dense.build(vectors, path, probes, memory=memory, grown_from=grown_from)
     assert facts.kind is kind
     return DenseIndex.open(path, facts, vectors)
@@ -178,6 +185,22 @@ def test_a_filter_far_from_the_question_still_gives_all_that_pass(
     hits = index.search(cloud.vectors.gather([0])[0], 300, IdSet(np.sort(far), ROWS))
     assert sorted(ids_of(hits)) == sorted(far.tolist())
     assert heap not in cloud.heap[far]
+
+
+@pytest.mark.parametrize(
+    ("kind", "passing", "compares"),
+    [
+        (Kind.HNSW8, 20_000, True),
+        (Kind.HNSW8, 100_000, True),  # a walk forty times as wide as 384 is worth 460,800 rows
+        (Kind.HNSW, 100_000, True),
+        (Kind.HNSW8, 500_000, False),  # one eight times as wide, 92,160
+        (Kind.IVF, 20_001, False),
+    ],
+)
+def test_a_filter_is_compared_with_where_a_walk_would_take_longer(kind: Kind, passing: int, compares: bool) -> None:
+    vectors = Vectors(Path("nowhere"), 10**6, 384)
+    index = DenseIndex(None, DenseFacts(kind, 10**6, 384, 384, 1.0, 0), vectors)
+    assert index._compares(IdSet(np.arange(passing), 10**6)) is compares
 
 
 def test_an_id_set_knows_its_size() -> None:
@@ -332,15 +355,24 @@ def test_normalised_rows_have_length_one_and_zero_stays_zero() -> None:
 @pytest.mark.parametrize(
     ("rows", "memory", "kind"),
     [
-        (dense.FLAT_BELOW - 1, 0, Kind.FLAT),
-        (dense.FLAT_BELOW, PLENTY, Kind.HNSW),
-        (dense.FLAT_BELOW, 0, Kind.IVF),
-        (10**6, 2 * 384 * 10**6, Kind.IVF),  # the half precision vectors alone
-        (10**6, 3 * 384 * 10**6, Kind.HNSW),
+        (10_000, 0, Kind.FLAT),
+        (10_000, PLENTY, Kind.FLAT),
+        (10_001, PLENTY, Kind.HNSW),
+        (10_001, 0, Kind.IVF),
+        (10**6, 984 * 10**6, Kind.HNSW),  # 384 half precision numbers and 216 bytes of links
+        (10**6, 984 * 10**6 - 1, Kind.HNSW8),
+        (10**6, 600 * 10**6, Kind.HNSW8),
+        (10**6, 600 * 10**6 - 1, Kind.IVF),
     ],
 )
 def test_the_kind_is_chosen_by_size_and_memory(rows: int, memory: int, kind: Kind) -> None:
     assert dense._kind_for(rows, 384, memory) is kind
+
+
+def test_a_graph_takes_no_more_than_it_was_chosen_for(cloud: Cloud) -> None:
+    for kind, bytes_a_number in ((Kind.HNSW, 2), (Kind.HNSW8, 1)):
+        cloud.index(kind)
+        assert (cloud.folder / kind.value).stat().st_size <= ROWS * (bytes_a_number * DIM + 216)
 
 
 def test_a_breadth_that_is_not_enough_is_written_down_with_the_recall_it_has(
@@ -382,6 +414,21 @@ def test_a_grown_index_finds_as_much_as_one_built_anew(tmp_path: Path, kind: Kin
     assert (tmp_path / "first").read_bytes() == before
 
 
+def test_a_grown_graph_of_codes_keeps_the_ranges_its_parent_learnt(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    narrow = normalised(np.array([1, 0, 0, 0]) + 0.1 * rng.standard_normal((500, 4)).astype(np.float32))
+    table = np.concatenate([narrow, normalised(rng.standard_normal((100, 4)).astype(np.float32))])
+    first = built(kept(tmp_path / "small", table[:500]), tmp_path / "first", Kind.HNSW8, table[:32])
+    whole = kept(tmp_path / "whole", table)
+    grown = built(whole, tmp_path / "grown", Kind.HNSW8, table[:32], (tmp_path / "first", first.facts))
+    anew = built(whole, tmp_path / "anew", Kind.HNSW8, table[:32])
+    ranges = [
+        faiss.vector_to_array(faiss.downcast_index(one._index.storage).sq.trained).tolist()
+        for one in (first, grown, anew)
+    ]
+    assert ranges[0] == ranges[1] != ranges[2]
+
+
 def rows_added(
     vectors: Vectors, path: Path, probes: Floats, memory: int, grown_from: tuple[Path, DenseFacts]
 ) -> list[int]:
@@ -393,7 +440,7 @@ def rows_added(
 def test_an_index_is_only_grown_from_one_of_its_kind_that_holds_half_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dense, "FLAT_BELOW", 0)
+    monkeypatch.setattr(dense, "FLAT_UP_TO", 0)
     table = np.random.default_rng(2).standard_normal((1_000, 8)).astype(np.float32)
     whole, probes = kept(tmp_path / "whole", table), table[:16]
 
@@ -405,6 +452,9 @@ def test_an_index_is_only_grown_from_one_of_its_kind_that_holds_half_of_it(
     assert rows_added(whole, tmp_path / "b", probes, PLENTY, parent(1_000, PLENTY)) == [1_000]
     assert rows_added(whole, tmp_path / "c", probes, PLENTY, parent(499, PLENTY)) == [0, 1_000]
     assert rows_added(whole, tmp_path / "d", probes, PLENTY, parent(500, NONE)) == [0, 1_000]
+    codes = memory_for(Kind.HNSW8, 1_000, 8)  # in which 500 rows have room for float16
+    assert rows_added(whole, tmp_path / "e", probes, codes, parent(500, codes)) == [0, 1_000]
+    assert rows_added(whole, tmp_path / "f", probes, codes, parent(999, codes)) == [999, 1]
 
 
 # -- questions that cannot be answered -------------------------------------------------------------------
@@ -530,7 +580,7 @@ def test_a_bank_with_too_few_is_padded() -> None:
 
 
 def test_a_large_bank_is_searched_in_part_and_the_same_part_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dense, "FLAT_BELOW", 1000)
+    monkeypatch.setattr(dense, "FLAT_UP_TO", 1000)
     monkeypatch.setattr(dense, "_ADDED", 1500)  # in two blocks
     rng = np.random.default_rng(0)
     topics = rng.normal(size=(40, 8))

@@ -42,7 +42,7 @@ def _small_shards() -> Iterator[None]:
         patch.setattr(build, "SHARD_ROWS", 8)
         patch.setattr(build, "shard_count", functools.partial(vectors.shard_count, shard_rows=8))
         patch.setattr(build, "Vectors", functools.partial(vectors.Vectors, shard_rows=8))
-        patch.setattr(dense, "FLAT_BELOW", 0)
+        patch.setattr(dense, "FLAT_UP_TO", 0)
         yield
 
 

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from index.conversion import TorchEncoder, reference_of
 from index.dense import normalised
 from index.encoder import AUTO, HASHING, INT8, STATIC, Encoder, open_encoder, prepare, read_recipe
-from index.layout import DATABASE
 from index.students import find_encoder, int8_of
 from retrieval.benchmarks.measured import Figure, at_least, in_turn, median, percentile, told
 from store.chunking import ChunkingRules, embedded_text, pieces_of
@@ -120,7 +119,7 @@ def chunks_in(collection: Collection, most: int) -> list[str]:
     """What an encoder reads for chunks of a collection: all of them, or runs of neighbours from all over it."""
     generation = collection.current()
     prefix = ChunkingRules.from_json(generation.manifest.facts["chunking"]).prefix
-    with Store.open(generation.path / DATABASE) as store:
+    with Store.at(generation) as store:
         starts = np.arange(0, store.counts().chunks, _RUN)
         drawn = np.random.default_rng(0).permutation(starts)[: -(-most // _RUN)]
         return [embedded_text(*row, prefix) for start in drawn.tolist() for row in store.texts(start, start + _RUN)]

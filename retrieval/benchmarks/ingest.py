@@ -16,7 +16,7 @@ import numpy as np
 from index.conversion import TorchEncoder
 from index.dense import normalised
 from index.encoder import Encoder, open_encoder
-from index.layout import DATABASE, ENCODER
+from index.layout import ENCODER
 from retrieval.benchmarks.measured import Figure, at_least, at_most, in_turn, median, run, told
 from store.chunking import ChunkingRules, embedded_text
 from store.database import Store
@@ -34,7 +34,7 @@ def bench_ingest(source: Path, home: Path, say: Callable[[str], object]) -> list
         report = json.loads(whole.output)
         generation = Collection(Path(folder) / "collections" / "bench").current()
         rules = ChunkingRules.from_json(generation.manifest.facts["chunking"])
-        with Store.open(generation.path / DATABASE) as store:
+        with Store.at(generation) as store:
             rows = store.counts().chunks
             texts = [embedded_text(*row, rules.prefix) for row in store.texts(0, rows)]
         say(f"encoding the same {rows:,} chunks and nothing else")

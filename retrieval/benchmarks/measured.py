@@ -82,6 +82,20 @@ def run(arguments: Sequence[str]) -> Run:
     return Run(seconds, usage.ru_maxrss * scale / 1e6, output)
 
 
+def forget(path: Path) -> bool:
+    """Has the machine drop a file, or a folder's, from its memory, so that it is read from the disk again; says whether
+    that can be asked for here. What another process has mapped stays."""
+    if not hasattr(os, "posix_fadvise"):
+        return False
+    for file in [path] if path.is_file() else [one for one in path.rglob("*") if one.is_file()]:
+        handle = os.open(file, os.O_RDONLY)
+        try:
+            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+        finally:
+            os.close(handle)
+    return True
+
+
 def in_turn(calls: Sequence[Callable[[int], T]], rounds: int) -> list[tuple[list[float], T]]:
     """(seconds in each round, what came of the last) of each call, made in turn so that a machine that is now and then
     busy slows them all; a call is told the round it is made in."""

@@ -18,7 +18,6 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from index.layout import DATABASE
 from retrieval.characters.vocabulary import PAD, UNK, Symbols, Vocabulary
 from store.database import ArticleRow, Store
 from store.generations import Collection
@@ -140,7 +139,7 @@ def corpus_of(
             texts[language] = texts_of_files(files[language])
         else:
             assert collection is not None
-            with Store.open(collection.current().path / DATABASE) as store:
+            with Store.at(collection.current()) as store:
                 texts[language] = texts_of_store(store)
     return Corpus.of(texts, {language: there[language] for language in wanted})
 

@@ -47,7 +47,7 @@ from retrieval.space import has_space, open_space
 from store.chunking import embedded_text
 from store.database import ArticleRow
 from store.generations import Collection
-from store.records import Chunk, LookaheadError
+from store.records import Chunk, LookaheadError, Unreachable
 
 MODELS = 4  # opened at once, of all collections and generations together
 INVERTERS = 2
@@ -308,6 +308,8 @@ def _not_found() -> Iterator[None]:
     """What is said of a name that leads nowhere is an answer."""
     try:
         yield
+    except Unreachable:
+        raise
     except LookaheadError as error:
         raise Problem(404, str(error)) from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -13,9 +14,11 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from store.records import LookaheadError
+from store.records import LookaheadError, Unreachable
 
 PROBLEM_TYPE = "application/problem+json"
+AWAY = "a server that this collection is kept on does not answer; ask again in a moment"
+_log = logging.getLogger("lookahead.service")
 
 
 class Problem(Exception):
@@ -62,6 +65,11 @@ def handle_problems(app: FastAPI) -> None:
     @app.exception_handler(Problem)
     async def _problem(request: Request, error: Problem) -> Response:
         return problem_response(error.status, error.detail, request.url.path, error.headers)
+
+    @app.exception_handler(Unreachable)
+    async def _away(request: Request, error: Unreachable) -> Response:
+        _log.warning("%s", one_line(str(error)))  # which server it is concerns nobody outside
+        return problem_response(503, AWAY, request.url.path, {"Retry-After": "5"})
 
     @app.exception_handler(LookaheadError)
     async def _meant_for_a_person(request: Request, error: LookaheadError) -> Response:

@@ -18,7 +18,7 @@ from retrieval.service.problems import Problem, documented
 from retrieval.service.search_routes import CollectionName, json_response
 from retrieval.service.settings import LONGEST_TITLE
 from store.database import ArticleRow, Store
-from store.records import LookaheadError
+from store.records import LookaheadError, Unreachable
 
 if TYPE_CHECKING:
     from retrieval.service.service import Service
@@ -172,6 +172,8 @@ def _source(row: ArticleRow) -> str:
 def _row(store: Store, page_id: int) -> ArticleRow:
     try:
         return store.article(page_id)
+    except Unreachable:
+        raise
     except LookaheadError as error:
         raise Problem(404, str(error)[:200]) from error  # an id may have thousands of digits
 
@@ -180,5 +182,7 @@ def _present(store: Store, page_id: int) -> ArticleRow | None:
     """The article a page has now, if any."""
     try:
         return store.article(page_id)
+    except Unreachable:
+        raise
     except LookaheadError:
         return None

@@ -22,7 +22,7 @@ from retrieval.service.answers import SearchAnswer
 from retrieval.service.problems import Problem, documented
 from retrieval.service.settings import LONGEST_QUERY, LONGEST_TITLE, MOST_FILTERS, MOST_RESULTS
 from store.database import Filter
-from store.records import LookaheadError, Split
+from store.records import LookaheadError, Split, Unreachable
 
 if TYPE_CHECKING:
     from retrieval.service.service import Service
@@ -127,6 +127,8 @@ def answer_all(asked: Sequence[Asked]) -> list[Answered | Exception]:
 
 def _answer(searcher: Searcher, question: Question, found: list[Passage] | LookaheadError) -> Answered | Exception:
     wanted = question.wanted
+    if isinstance(found, Unreachable):
+        return found
     if isinstance(found, LookaheadError):
         # nothing else of a question that was checked can be wrong; a page id may have thousands of digits
         return Problem(404, str(found)[:300]) if wanted.titles or wanted.page_ids else found

@@ -20,9 +20,9 @@ from typing import Self
 
 from index.encoder import Fingerprint
 from retrieval.search import Searcher, collection_at
-from retrieval.service.problems import Problem, one_line
+from retrieval.service.problems import AWAY, Problem, one_line
 from store.generations import Collection, Generation
-from store.records import LookaheadError
+from store.records import LookaheadError, Unreachable
 
 AGAIN = 30.0  # seconds until what could not be opened is tried again, should CURRENT not change before
 _log = logging.getLogger("lookahead.service")
@@ -289,6 +289,9 @@ class Shelf:
                     try:
                         opened.searcher.warm()
                         _ = opened.searcher.alive
+                    except Unreachable as error:
+                        _log.warning("%s: %s", opened.name, one_line(str(error)))
+                        raise Problem(503, AWAY, retry_after=5) from error
                     except (LookaheadError, OSError) as error:
                         raise Problem(503, self._told(str(error)), retry_after=int(AGAIN)) from error
                     opened.warm = True

@@ -1,0 +1,58 @@
+"""What of a collection is kept elsewhere: the mark its parts on servers are known by, and which servers those are.
+
+It does not talk to any of them. The file is written before the first part is made, so that nothing is ever forgotten.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from store.generations import write_atomically
+from store.records import LookaheadError
+
+_FILE = "remotes.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Remotes:
+    """`owner` is eight hex digits that no other collection has. `indexes` and `stores` are all that ever had a part."""
+
+    owner: str
+    indexes: tuple[str, ...] = ()
+    stores: tuple[str, ...] = ()
+
+
+def remotes_of(folder: Path) -> Remotes | None:
+    """Of the collection in `folder`; None where all of it is there."""
+    try:
+        raw = json.loads((folder / _FILE).read_bytes())
+        return Remotes(raw["owner"], tuple(raw["indexes"]), tuple(raw["stores"]))
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise LookaheadError(
+            f"{folder / _FILE} is unreadable; restore it from a copy: the parts kept on servers are known by its owner"
+        ) from error
+
+
+def remember(folder: Path, *, index: str | None = None, store: str | None = None) -> Remotes:
+    """Notes that a part will be there; what was noted before stays."""
+    held = remotes_of(folder) or Remotes(secrets.token_hex(4))
+    wanted = replace(
+        held,
+        indexes=tuple(dict.fromkeys([*held.indexes, *([index] if index else [])])),
+        stores=tuple(dict.fromkeys([*held.stores, *([store] if store else [])])),
+    )
+    if wanted != held or not (folder / _FILE).exists():
+        write_atomically(folder / _FILE, json.dumps(asdict(wanted), indent=1).encode())
+    return wanted
+
+
+def remote_name(title: str, owner: str, number: int, token: str) -> str:
+    """Of one generation's part on a server: letters, digits and underscores, at most 63 of them, never used again."""
+    plain = re.sub(r"[^a-z0-9]+", "_", title.lower()).strip("_")[:30]
+    return f"{plain if plain[:1].isalpha() else 'c' + plain}_{owner}_{number:06d}_{token}"
