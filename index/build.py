@@ -312,6 +312,7 @@ def _begun(
     if engine.spec != FILES or store is not None:
         index = engine.spec if engine.spec != FILES else None
         owner = remember(collection.path, index=index, store=store).owner
+        engine.refuse_strangers(collection.name, owner)
         note = folder / NAME
         if not note.exists():
             number = int(folder.stem.removeprefix("build-"))

@@ -38,6 +38,7 @@ _SAMPLED = 100_000  # rows from which the range of each 8-bit code is learnt
 _RESCORED = 4  # candidates per hit that a coarse index fetches before exact scores decide
 _ALONE_BELOW = 64  # questions at once for which one thread searches: the others would spin for longer than they help
 _AT_ONCE = 8192  # vectors gathered for exact cosines
+_LEAST = 384  # of a graph over codes: at 256 the probes were content with a million rows, and real questions had .989
 _COMPARED = 30  # rows that are compared in the time of one more in the breadth of a filtered walk, at a million rows
 _WIDER = 4  # times the breadth for a filter: what passes need not lie near the question, as it does when tuning
 
@@ -228,7 +229,13 @@ def build(
             progress(len(fresh))
     facts = DenseFacts(kind, len(vectors), vectors.dim, 1, 1.0, len(probes))
     if kind is not Kind.FLAT:
-        facts = tuned(facts, vectors, probes, lambda trial: DenseIndex(index, trial, vectors).search_many(probes, 10))
+        facts = tuned(
+            facts,
+            vectors,
+            probes,
+            lambda trial: DenseIndex(index, trial, vectors).search_many(probes, 10),
+            least=_LEAST if kind is Kind.HNSW8 else 1,
+        )
     temporary = path.with_suffix(".tmp")
     faiss.write_index(index, str(temporary))
     os.replace(temporary, path)
@@ -249,9 +256,6 @@ def tuned(
     if not len(probes):
         return facts
     truth = exact_search(vectors, probes, 10, among)
-    least = (
-        max(least, 10 * _RESCORED) if facts.kind is Kind.HNSW8 else least
-    )  # this walk keeps so many for 10 hits in any case
     for breadth in (one for one in _BREADTHS if one >= least):
         facts = replace(facts, breadth=breadth, recall=0.0)
         facts = replace(facts, recall=recall(search(facts), truth))

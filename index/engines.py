@@ -149,6 +149,10 @@ class Engine(Protocol):
         """How many rows an index of so many is to hold: dead ones may be kept, and passed over in each search."""
         ...
 
+    def refuse_strangers(self, title: str, owner: str) -> None:
+        """Raises where the collection's name there stands for another's; asked before hours are spent."""
+        ...
+
     def publish(self, facts: Mapping[str, Any]) -> None:
         """Makes this generation the one that other programs see under the collection's name; again is harmless."""
         ...

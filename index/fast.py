@@ -70,10 +70,10 @@ class FastEncoder:
             "PERFORMANCE_HINT": "THROUGHPUT" if bulk else "LATENCY",
             "INFERENCE_PRECISION_HINT": rest,
         }
-        if threads is None and not bulk and _size(folder) < ALONE_BELOW:
-            threads = 1
-        if threads is not None:
-            hint["INFERENCE_NUM_THREADS"] = threads
+        if threads is not None:  # not bound to cores: each process that takes one would take the first
+            hint |= {"INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": False}
+        elif not bulk and _size(folder) < ALONE_BELOW:
+            hint["INFERENCE_NUM_THREADS"] = 1
         if "group" in recipe:  # values of an activation that share a scale, where scales are found while it runs
             hint["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = recipe["group"]
         try:

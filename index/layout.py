@@ -8,4 +8,4 @@ NAME = "name"  # by what the generation's parts on servers are known, where it h
 
 def is_derived(file: str) -> bool:
     """Whether a file can be made again from the chunks and their vectors."""
-    return file == DENSE or file.startswith(LEXICAL + "/")
+    return file in (DENSE, "index") or file.startswith(LEXICAL + "/")  # the second stands for what is on a server

@@ -66,6 +66,9 @@ class Files:
     def holds(self, rows: int, live: int) -> int:
         return rows
 
+    def refuse_strangers(self, title: str, owner: str) -> None:
+        """A folder is nobody else's."""
+
     def publish(self, facts: Mapping[str, Any]) -> None:
         """CURRENT has said it all."""
 

@@ -67,7 +67,6 @@ class Milvus:
 
     def index_words(self, draft: Draft) -> dict[str, Any]:
         """Counts only: a chunk's words go to the server with its vector."""
-        self._refuse_strangers(draft)  # before hours are spent
         return count_words(draft)
 
     def index_vectors(self, draft: Draft) -> DenseFacts:
@@ -130,10 +129,10 @@ class Milvus:
             self._server.drop(name)
         return going
 
-    def _refuse_strangers(self, draft: Draft) -> None:
-        alias = _alias(draft.title)
+    def refuse_strangers(self, title: str, owner: str) -> None:
+        alias = _alias(title)
         meant = self._server.meant_by(alias)
-        if meant is not None and _owner(meant) != draft.owner:
+        if meant is not None and _owner(meant) != owner:
             raise LookaheadError(
                 f"{alias} on {self.spec} belongs to another collection folder; use another --collection name or "
                 "milvus://HOST/DATABASE"

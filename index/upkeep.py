@@ -23,7 +23,10 @@ from store.remotes import remotes_of
 
 
 def roll_back(collection: Collection) -> Generation:
-    """As `Collection.roll_back`, on servers too."""
+    """As `Collection.roll_back`, on servers too. One whose parts there are not whole any more is not gone back to."""
+    if remotes_of(collection.path) is not None:
+        for fault in [fault for before in collection.generations()[-2:-1] for fault in remote_faults(before)]:
+            raise LookaheadError(f"{collection.name}/{fault.generation} cannot be served ({fault.file}: {fault.what})")
     generation = collection.roll_back()
     engine_of(generation.manifest.facts).publish(generation.manifest.facts)
     sweep(collection)

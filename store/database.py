@@ -274,8 +274,11 @@ class Store:
 
     def ids_where(self, wanted: Filter) -> NDArray[np.int64]:
         """Ids of the live chunks that pass, ascending. An unknown title or page id raises; sections match by name."""
+        pages = [one for one in wanted.page_ids if abs(one) < 1 << 63]
+        known = set(self._ids(sa.select(articles.c.page_id).where(_is_among(articles.c.page_id, pages))).tolist())
         for page_id in wanted.page_ids:
-            self.article(page_id)
+            if page_id not in known:
+                self.article(page_id)
         query = sa.select(articles.c.first_chunk, articles.c.chunk_count).order_by(articles.c.first_chunk)
         if wanted.page_ids:
             query = query.where(_is_among(articles.c.page_id, wanted.page_ids))

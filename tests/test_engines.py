@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ class Holding:
 
 _ENGINES, _STORES = ("faiss", "milvus-file", "milvus-server"), ("duckdb", "postgresql")
 _EVERY = [f"{engine}+{store}" for engine in _ENGINES for store in _STORES]
-_SELDOM = {"milvus-file+postgresql", "milvus-server+duckdb"}  # what they are made of is in others
+_SELDOM = {"faiss+postgresql", "milvus-file+postgresql", "milvus-server+duckdb"}  # their parts are in the others
 
 
 @pytest.fixture(scope="module")
@@ -512,6 +513,7 @@ def test_readers_see_one_generation_or_the_next_while_it_is_published(kept: Kept
             while not stop.is_set():
                 with opened() as searcher:
                     look(searcher)
+                time.sleep(0.02)  # the writer is in this process too, and wants its turn
         except BaseException as error:
             failed.append(error)
 
@@ -834,12 +836,18 @@ def test_the_measures_are_those_of_the_files(kept: Kept, home: Path, encoder: st
     if encoder == "bundled":  # the one that there are models for
         commands.append(["next", "--bank", "full", "--context", "3", "--model", "amn"])
     for command in commands:
-        mine, theirs = (measures(json.loads(run(home, "evaluate", *command, "-c", one, "--json"))) for one in both)
+        mine, theirs = (measured(home, one, tuple(map(str, command))) for one in both)
         assert len(mine) > 50
         assert mine == pytest.approx(theirs, abs=5e-4)
     mine_open, theirs_open = (Searcher.open(Collection(home / "collections" / one)) for one in both)
     with mine_open, theirs_open:
         same_answers(answers(mine_open), answers(theirs_open))
+
+
+@cache
+def measured(home: Path, name: str, command: tuple[str, ...]) -> dict[str, float]:
+    """Once of what is in files."""
+    return measures(json.loads(run(home, "evaluate", *command, "-c", name, "--json")))
 
 
 def measures(report: Any, path: str = "") -> dict[str, float]:
@@ -881,8 +889,8 @@ def test_the_commands_say_what_they_say_of_files(kept: Kept, home: Path) -> None
             ("/api/search", {"q": asked, "k": 7}),
             ("/api/search", {"q": asked, "mode": "lexical", "section": "Early reports"}),
         ):
-            passages = [one.get(path, params=query).json()["passages"] for one in (client, other)]
-            assert len(passages[0]) > 1
+            passages = [one.get(path, params=query).json()["results"] for one in (client, other)]
+            assert passages[0]
             mine, theirs = (json.dumps(some) for some in passages)
             assert without_numbers(mine) == without_numbers(theirs)
             assert numbers(mine) == pytest.approx(numbers(theirs), abs=2e-3)

@@ -417,7 +417,7 @@ def test_the_name_of_the_collection_stands_for_what_was_published_last(tmp_path:
     engine.publish(following)
     assert server.meant_by("my_wiki_2") == after.name
     with pytest.raises(LookaheadError, match=r"my_wiki_2 on milvus:.* belongs to another collection folder"):
-        engine.index_words(replace(draft, owner="feedbeef"))
+        engine.refuse_strangers("my wiki-2", "feedbeef")
     draft.store.close()
 
 

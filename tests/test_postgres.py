@@ -221,6 +221,15 @@ def test_a_writer_that_lost_its_server_says_so_and_is_resumed(mortal: PostgresSe
     mortal.stop()
 
 
+def test_a_connection_that_the_server_ends_is_made_again_by_a_reader_alone(written: Schema) -> None:
+    ended = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND client_port = -1"
+    with Store.open(written) as store, Store.create_or_resume(written) as writer:
+        raw(written, ended)
+        assert texts(store, [0]) == ["dug"]
+        with pytest.raises(Unreachable, match="does not answer: terminating connection"):
+            writer.counts()
+
+
 def test_a_server_that_stops_in_a_transaction_leaves_the_store_as_it_was(mortal: PostgresServer) -> None:
     schema = Schema(kept_url(mortal.url()), "wiki_cccccccc_000001_abcdef")
     with Store.create_or_resume(schema) as store:
@@ -347,6 +356,8 @@ def test_the_tables_are_those_of_the_house_with_keys_and_lower_case_beside_them(
         ),
         ("tombstones", "chunk_id bigint"),
     ]
+    compared = f"SELECT DISTINCT collation_name FROM information_schema.columns WHERE table_schema = '{written.name}'"
+    assert set(raw(written, compared)) == {("C",), (None,)}  # by their bytes, whatever the database's language
     indexes = raw(written, f"SELECT indexname FROM pg_indexes WHERE schemaname = '{written.name}' ORDER BY 1")
     assert [name for (name,) in indexes] == [
         *("articles_pkey", "chunks_pkey", "keys", "sections", "titles", "tombstones_pkey")
@@ -410,7 +421,7 @@ def test_more_ids_than_a_statement_takes_parameters_are_asked_for_at_once(schema
 
 def test_the_nearest_titles_are_neighbours_or_share_a_word(schema: Schema) -> None:
     with Store.create_or_resume(schema) as store:
-        store.add([entry(page, f"Bridge {page}") for page in range(500)])
+        store.add([entry(page, f"{'Bridge' if page % 2 else 'Tower'} {page}") for page in range(500)])
         store.add([entry(600, "Suez Canal"), entry(601, "Zürich"), entry(602, "Bridge of Sighs")])
         for asked, nearest in [
             ("Zuez Canal", "Suez Canal"),

@@ -370,6 +370,8 @@ def test_the_real_encoder_gives_the_same_bytes_with_one_thread_as_with_all(
     texts = [f"{row} bridges " + "carry the road over a river and " * (row % 9) + "end." for row in range(400)]
     for name, threads in (("all", None), ("one", 1), ("again", None)):
         encoder = open_encoder(folder, bulk=True, device="cpu", threads=threads)
+        if threads is not None:  # another such process would be bound to the same core
+            assert encoder._compiled.get_property("ENABLE_CPU_PINNING") is False  # type: ignore[attr-defined]
         job = Job(tmp_path / name, 400, encoder.dim, KEY, shard_rows=150)
         numbers = [2, 0, 1] if name == "again" else None
         encode_all(job, lambda first, stop: texts[first:stop], encoder, numbers=numbers)
