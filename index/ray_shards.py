@@ -130,8 +130,7 @@ def _own(crew: Crew, stack: contextlib.ExitStack) -> dict[str, Any]:
     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="ray-", dir=place, ignore_cleanup_errors=True))
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # Ray would leave one of its own in the home folder
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    gpus = crew.workers if _wants_gpu(crew) else 0
-    return {"num_cpus": crew.workers, "num_gpus": gpus, "include_dashboard": False, "_temp_dir": folder}
+    return {"num_cpus": crew.workers, "include_dashboard": False, "_temp_dir": folder}
 
 
 def _join(ray: Any, address: str, own: dict[str, Any]) -> None:

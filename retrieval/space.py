@@ -36,7 +36,7 @@ from store.staging import making
 FORMAT = 1
 FACTS = "space.json"
 CHECKED = "checked.json"  # which files were found as sealed, by size, times and inode; lost, they are read again
-MEMORY = 600_000_000  # bytes of the index, as an ingest allows its own
+MEMORY = 700_000_000  # bytes of the index, as an ingest allows its own
 _BLOCK = 1_024  # rows through the tower at once: always as many, or the last bits of a row would depend on its shard's
 _PROBES = 256
 

@@ -67,6 +67,8 @@ class Postgres:
             with _in_words(schema):
                 self._connection = self._engine.connect()
                 self._driver = _driver(self._connection)
+                # whatever the server's default: CURRENT must not name what a power cut may take
+                self._driver.execute("SET synchronous_commit = on")
 
     @classmethod
     def reading(cls, schema: Schema) -> Self:

@@ -37,16 +37,17 @@ class PostgresServer:
         spec = importlib.util.find_spec("pgserver")
         assert spec is not None
         assert spec.submodule_search_locations is not None
-        installed = Path(spec.submodule_search_locations[0]) / "pginstall"
+        package = Path(spec.submodule_search_locations[0])
         self._as: dict[str, Any] = {}
         if os.geteuid() == 0:  # PostgreSQL refuses to run as root
             nobody = pwd.getpwnam("nobody")
             self._as = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
             os.chown(folder, nobody.pw_uid, nobody.pw_gid)
-            if not self._can_run(installed):  # it lies in a folder that is root's alone
-                shutil.copytree(installed, folder / "pginstall", symlinks=True)
-                installed = folder / "pginstall"
-        self._bin = installed / "bin"
+            if not self._can_run(package):  # it lies in a folder that is root's alone
+                for name in ("pgserver/pginstall", "pgserver.libs"):
+                    shutil.copytree(package.parent / name, folder / name, symlinks=True)
+                package = folder / "pgserver"
+        self._bin = package / "pginstall" / "bin"
         self._run("initdb", "-U", USER, "-A", "trust", "-E", "UTF8", "--locale=C", "-N")
         # stops and removes all when its input ends: at `close`, and also when the tests are killed
         after = f"cat; '{self._bin}/pg_ctl' -D '{folder}/data' -m immediate stop; rm -rf '{folder}'"
@@ -79,14 +80,13 @@ class PostgresServer:
 
     def close(self) -> None:
         self._guard.communicate()
-        shutil.rmtree(self._folder, ignore_errors=True)  # a copy of the programs is root's
 
     def url(self, database: str = "postgres", user: str = USER) -> str:
         return f"postgresql://{user}@/{database}?host={self._folder}"
 
-    def _can_run(self, installed: Path) -> bool:
+    def _can_run(self, package: Path) -> bool:
         with contextlib.suppress(OSError):
-            asked = [str(installed / "bin" / "postgres"), "--version"]
+            asked = [str(package / "pginstall" / "bin" / "postgres"), "--version"]
             return subprocess.run(asked, capture_output=True, check=False, cwd="/", **self._as).returncode == 0
         return False
 
@@ -103,9 +103,10 @@ class PostgresServer:
 def running_postgres() -> Iterator[PostgresServer]:
     """Started, and at the end stopped and removed."""
     # a socket's path has at most 107 letters: no folder of pytest's
-    server = PostgresServer(Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp")))
-    try:
-        server.start()
-        yield server
-    finally:
-        server.close()
+    with tempfile.TemporaryDirectory(prefix="pg-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        server = PostgresServer(Path(folder))
+        try:
+            server.start()
+            yield server
+        finally:
+            server.close()

@@ -40,7 +40,6 @@ def _small_shards() -> Iterator[None]:
     """Eight rows a shard, so that a few articles make many; and a graph however few rows there are."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build, "SHARD_ROWS", 8)
-        patch.setattr(build, "shard_count", functools.partial(vectors.shard_count, shard_rows=8))
         patch.setattr(build, "Vectors", functools.partial(vectors.Vectors, shard_rows=8))
         patch.setattr(dense, "FLAT_UP_TO", 0)
         yield
