@@ -314,7 +314,7 @@ def _begun(
         owner = remember(collection.path, index=index, store=store).owner
         engine.refuse_strangers(collection.name, owner)
         note = folder / NAME
-        if not note.exists():
+        if not note.exists() or f"_{owner}_" not in note.read_text():  # the second in a copy
             number = int(folder.stem.removeprefix("build-"))
             name = remote_name(collection.name, owner, number, secrets.token_hex(3))
             write_atomically(note, name.encode())

@@ -134,8 +134,8 @@ class Milvus:
         meant = self._server.meant_by(alias)
         if meant is not None and _owner(meant) != owner:
             raise LookaheadError(
-                f"{alias} on {self.spec} belongs to another collection folder; use another --collection name or "
-                "milvus://HOST/DATABASE"
+                f"{alias} on {self.spec} belongs to another collection folder (a copy is another one); use another "
+                "--collection name or milvus://HOST/DATABASE"
             )
 
     def _begun(self, draft: Draft) -> Path:

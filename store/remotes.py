@@ -19,18 +19,22 @@ _FILE = "remotes.json"
 
 @dataclass(frozen=True, slots=True)
 class Remotes:
-    """`owner` is eight hex digits that no other collection has. `indexes` and `stores` are all that ever had a part."""
+    """`owner` is eight hex digits that no other collection has, `folder` the number that the file system gives the
+    collection's. `indexes` and `stores` are all that ever had a part."""
 
     owner: str
+    folder: int
     indexes: tuple[str, ...] = ()
     stores: tuple[str, ...] = ()
 
 
 def remotes_of(folder: Path) -> Remotes | None:
-    """Of the collection in `folder`; None where all of it is there."""
+    """Of the collection in `folder`; None where all of it is there, and in a copy: the parts are the original's, and
+    only they may be swept by it."""
     try:
         raw = json.loads((folder / _FILE).read_bytes())
-        return Remotes(raw["owner"], tuple(raw["indexes"]), tuple(raw["stores"]))
+        told = Remotes(raw["owner"], raw["folder"], tuple(raw["indexes"]), tuple(raw["stores"]))
+        return told if told.folder == folder.stat().st_ino else None
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError) as error:
@@ -41,13 +45,13 @@ def remotes_of(folder: Path) -> Remotes | None:
 
 def remember(folder: Path, *, index: str | None = None, store: str | None = None) -> Remotes:
     """Notes that a part will be there; what was noted before stays."""
-    held = remotes_of(folder) or Remotes(secrets.token_hex(4))
+    held = remotes_of(folder) or Remotes(secrets.token_hex(4), folder.stat().st_ino)
     wanted = replace(
         held,
         indexes=tuple(dict.fromkeys([*held.indexes, *([index] if index else [])])),
         stores=tuple(dict.fromkeys([*held.stores, *([store] if store else [])])),
     )
-    if wanted != held or not (folder / _FILE).exists():
+    if wanted != remotes_of(folder):
         write_atomically(folder / _FILE, json.dumps(asdict(wanted), indent=1).encode())
     return wanted
 
