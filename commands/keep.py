@@ -83,12 +83,11 @@ def verify(home: Path, name: str | None, also: str | None, as_json: bool) -> Non
     from index.layout import is_derived
     from index.progress import bar
     from index.upkeep import remote_faults
-    from store.remotes import remotes_of
 
     collection = existing_collection(home, name or also)
     with bar("verifying", collection.bytes_kept(), "B", quiet=as_json, scale=True) as shown:
         faults = collection.verify(shown.update)
-    if not faults and remotes_of(collection.path) is not None:
+    if not faults:
         for generation in collection.generations():
             faults += remote_faults(generation)
     for fault in faults:

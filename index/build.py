@@ -46,7 +46,7 @@ from store.database import Entry, Store, kept_url
 from store.generations import Collection, DamageWarning, Generation, write_atomically
 from store.places import DATABASE, STORE, Place, Schema, place_of
 from store.records import LookaheadError
-from store.remotes import remember, remote_name
+from store.remotes import owner_of, remember, remote_name
 from store.sources import Page, Skipped, Source, read_pages
 
 INDEX_MEMORY = 700_000_000  # bytes: 710,000 chunks in float16 or 1.1 million as codes, of 384 dimensions
@@ -116,10 +116,8 @@ def ingest(collection: Collection, sources: Sequence[Source], choices: Choices) 
     with collection.writing():
         parent = collection.current() if collection.exists() else None
         settled = _settled(parent, choices)
-        if parent is not None:
-            settled.engine.publish(
-                parent.manifest.facts
-            )  # a killed publish ends here; a server that is away is met now
+        if parent is not None:  # a killed publish ends here; a server that is away is met now
+            settled.engine.publish(parent.manifest.facts, owner_of(collection.path))
         plan = {
             "task": "ingest",
             "parent": parent.manifest.name if parent else None,
@@ -272,12 +270,12 @@ def _settled(parent: Generation | None, choices: Choices) -> _Settled:
     held_store = None if facts.get(STORE) is None else str(facts[STORE]["url"])
     moved = {
         "--index": (choices.index and engine.spec, spec_of(facts)),
-        "--store": (store, held_store),
+        "--store": (choices.store and (store or "duckdb"), held_store or "duckdb"),
     }
     for option, (there, here) in moved.items():
         if there and there != here:
             raise LookaheadError(
-                f"the collection {parent.path.parent.name} has its {option} at {here or 'a file'}, not {there}; "
+                f"the collection {parent.path.parent.name} has its {option} at {here}, not {there}; "
                 f"to move it type: lookahead compact -c {parent.path.parent.name} {option} {there}"
             )
     return _Settled(rules, held_spec, engine, held_store)
@@ -519,6 +517,7 @@ def _finish(
     seals = take_markers(build.folder)
     _sweep(build.folder)
     with _timed(report, "publish"):
+        build.engine.refuse_strangers(collection.name, build.owner)  # again: hours have gone by
         generation = collection.publish(
             build.folder,
             parent=build.parent.manifest.number if build.parent else parent,
@@ -527,7 +526,7 @@ def _finish(
             facts=facts,
             seals=seals,
         )
-        build.engine.publish(facts)
+        build.engine.publish(facts, build.owner)
         return generation
 
 

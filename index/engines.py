@@ -153,7 +153,7 @@ class Engine(Protocol):
         """Raises where the collection's name there stands for another's; asked before hours are spent."""
         ...
 
-    def publish(self, facts: Mapping[str, Any]) -> None:
+    def publish(self, facts: Mapping[str, Any], owner: str) -> None:
         """Makes this generation the one that other programs see under the collection's name; again is harmless."""
         ...
 

@@ -69,7 +69,7 @@ class Files:
     def refuse_strangers(self, title: str, owner: str) -> None:
         """A folder is nobody else's."""
 
-    def publish(self, facts: Mapping[str, Any]) -> None:
+    def publish(self, facts: Mapping[str, Any], owner: str) -> None:
         """CURRENT has said it all."""
 
     def sweep(self, owner: str, keep: Collection[str]) -> list[str]:

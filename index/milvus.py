@@ -118,9 +118,12 @@ class Milvus:
     def holds(self, rows: int, live: int) -> int:
         return live
 
-    def publish(self, facts: Mapping[str, Any]) -> None:
+    def publish(self, facts: Mapping[str, Any], owner: str) -> None:
         told = facts.get("index")
-        if told is not None and self._server.meant_by(told["alias"]) != told["collection"]:
+        if told is None or _owner(told["collection"]) != owner:  # the original's, whose copy this is
+            return
+        self._refuse_strangers(told["alias"], owner)
+        if self._server.meant_by(told["alias"]) != told["collection"]:
             self._server.point(told["alias"], told["collection"])
 
     def sweep(self, owner: str, keep: Collection[str]) -> list[str]:
@@ -130,7 +133,9 @@ class Milvus:
         return going
 
     def refuse_strangers(self, title: str, owner: str) -> None:
-        alias = _alias(title)
+        self._refuse_strangers(_alias(title), owner)
+
+    def _refuse_strangers(self, alias: str, owner: str) -> None:
         meant = self._server.meant_by(alias)
         if meant is not None and _owner(meant) != owner:
             raise LookaheadError(

@@ -20,13 +20,14 @@ import numpy as np
 
 from index.dense import Hit
 from index.engines import Floats, Ints
-from store.records import LookaheadError, Unreachable
+from store.records import Gone, LookaheadError, Unreachable
 
 MOST = 16_384  # rows that a server gives, and takes an offset for, in one answer
 TOKEN = "LOOKAHEAD_MILVUS_TOKEN"
 _PORT = 19530
 _CONNECTING = 5.0  # seconds
 _ANSWERING = 60.0
+_WORKING = 600.0  # to write to the disk what it was sent
 _GIVEN = 262_144  # hits of one answer to several questions
 _ASKED = 16_000_000  # bytes of vectors in one request; 64 MB is the most
 _NOT_FOUND, _NOT_LOADED, _NOT_CONNECTED = 100, 101, 2  # Milvus's codes
@@ -116,10 +117,14 @@ class Server:
         """Makes the index of a field where there is none, and waits for it."""
 
         def made(client: Any) -> None:
-            if field not in [client.describe_index(name, one)["field_name"] for one in client.list_indexes(name)]:
+            if field not in [
+                client.describe_index(name, one, timeout=_ANSWERING)["field_name"]
+                for one in client.list_indexes(name, timeout=_ANSWERING)
+            ]:
                 asked = client.prepare_index_params()
                 asked.add_index(field, index_type=kind, index_name=field, metric_type=metric, params=dict(parameters))
-                client.create_index(name, asked, sync=False)  # pymilvus's own way to wait takes half a second
+                # not in step: pymilvus's own way to wait takes half a second
+                client.create_index(name, asked, sync=False, timeout=_ANSWERING)
             waited = 0.02
             while True:
                 told = client.describe_index(name, field, timeout=_ANSWERING)
@@ -133,11 +138,21 @@ class Server:
         self._call(made)
 
     def flush(self, name: str) -> None:
-        self._call(lambda client: client.flush(name))
+        self._call(lambda client: client.flush(name, timeout=_WORKING))
 
     def load(self, name: str) -> None:
         """Makes a collection ready to be asked; one that is gone raises."""
-        self._call(lambda client: client.load_collection(name))
+
+        def loaded(client: Any) -> None:
+            client.load_collection(name, timeout=_ANSWERING, _async=True)  # or it would wait for ever
+            waited = 0.02
+            while (state := client.get_load_state(name, timeout=_ANSWERING)["state"].name) != "Loaded":
+                if state != "Loading":
+                    raise LookaheadError(f"{self.spec} could not load {name}; its log says why")
+                time.sleep(waited)
+                waited = min(2 * waited, 5.0)
+
+        self._call(loaded)
 
     def drop(self, name: str) -> None:
         """With the aliases that stand for it, which a server would hold on to it by."""
@@ -239,7 +254,7 @@ class Server:
             except MilvusException as error:
                 if name is None or error.code != _NOT_LOADED:
                     raise
-                client.load_collection(name)
+                client.load_collection(name, timeout=_ANSWERING)
                 return action(client)
         except (MilvusException, grpc.RpcError) as error:
             raise self._in_words(error) from error
@@ -308,7 +323,7 @@ class Server:
             return Unreachable(f"{self.spec} does not answer; start it and type the same command again")
         reason = _first_line(error.details() if isinstance(error, grpc.RpcError) else error.message)
         if code == _NOT_FOUND:
-            return LookaheadError(
+            return Gone(
                 f"{self.spec} has not what the manifest says ({reason}); run: lookahead compact, which makes it again"
             )
         if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):

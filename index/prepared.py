@@ -74,7 +74,7 @@ def encode_part(
         told["shard_rows"],
     )
     prefix, numbers = Prefix(told["prefix"]), range(part, len(job), parts)
-    with Store.open(place_of(build, told["facts"])) as store:
+    with collection.helping(), Store.open(place_of(build, told["facts"])) as store:
         made = encode_all(
             job,
             lambda first, stop: [embedded_text(*row, prefix) for row in store.texts(first, stop)],

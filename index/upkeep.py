@@ -18,17 +18,19 @@ from index.vectors import Vectors
 from store.database import Store, drop, schemas_of
 from store.generations import Collection, Fault, Generation
 from store.places import STORE, Schema
-from store.records import LookaheadError
-from store.remotes import remotes_of
+from store.records import Gone, LookaheadError, Unreachable
+from store.remotes import owner_of, remotes_of
 
 
 def roll_back(collection: Collection) -> Generation:
     """As `Collection.roll_back`, on servers too. One whose parts there are not whole any more is not gone back to."""
-    if remotes_of(collection.path) is not None:
-        for fault in [fault for before in collection.generations()[-2:-1] for fault in remote_faults(before)]:
+
+    def refuse(before: Generation) -> None:
+        for fault in remote_faults(before):
             raise LookaheadError(f"{collection.name}/{fault.generation} cannot be served ({fault.file}: {fault.what})")
-    generation = collection.roll_back()
-    engine_of(generation.manifest.facts).publish(generation.manifest.facts)
+
+    generation = collection.roll_back(refuse)
+    engine_of(generation.manifest.facts).publish(generation.manifest.facts, owner_of(collection.path))
     sweep(collection)
     return generation
 
@@ -81,9 +83,12 @@ def forget(collection: Collection) -> list[str]:
 
 
 def remote_faults(generation: Generation) -> list[Fault]:
-    """What of a generation on servers is not as its manifest says; where all is files, there is nothing to find."""
+    """What of a generation on servers is not as its manifest says; where all is files, there is nothing to find. A
+    server that does not answer raises: that is no fault of the generation's."""
     manifest = generation.manifest
     facts, counts, found = manifest.facts, manifest.counts, []
+    if STORE not in facts and spec_of(facts) == FILES:
+        return []
     try:
         with Store.at(generation) as store:
             now, dead = store.counts(), store.dead_ids()
@@ -92,7 +97,7 @@ def remote_faults(generation: Generation) -> list[Fault]:
                     found.append(f"{asdict(now)}, but {counts} were published")
                 found += store.faults()
     except LookaheadError as error:
-        return [Fault(manifest.name, STORE, str(error))]
+        return [_fault(manifest.name, STORE, error)]
     faults = [Fault(manifest.name, STORE, what) for what in found]
     if spec_of(facts) == FILES:
         return faults
@@ -111,5 +116,11 @@ def remote_faults(generation: Generation) -> list[Fault]:
             if astray > len(sample) // 10:
                 faults.append(Fault(manifest.name, "index", f"{astray} of {len(sample)} chunks do not find themselves"))
     except LookaheadError as error:
-        faults.append(Fault(manifest.name, "index", str(error)))
+        faults.append(_fault(manifest.name, "index", error))
     return faults
+
+
+def _fault(generation: str, part: str, error: LookaheadError) -> Fault:
+    if isinstance(error, Unreachable) and not isinstance(error, Gone):
+        raise error
+    return Fault(generation, part, str(error))

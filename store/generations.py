@@ -198,6 +198,16 @@ class Collection:
             self._finish_publishing()
             yield
 
+    @contextlib.contextmanager
+    def helping(self) -> Iterator[None]:
+        """Keeps writers out, and lets other helpers in."""
+        with (self.path / "LOCK").open("a+") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError as error:
+                raise LookaheadError(f"{self.path} is being written by another process; wait for it to end") from error
+            yield
+
     def build_folder(self) -> Path:
         """Where the next generation is prepared: an unfinished build is found again, older ones are removed."""
         number = max(self._numbers(), default=0) + 1
@@ -240,8 +250,9 @@ class Collection:
         self._point_to(number)
         return self._load(number)
 
-    def roll_back(self) -> Generation:
-        """Makes the generation before the one CURRENT names current again; the newer one is removed."""
+    def roll_back(self, refuse: Callable[[Generation], object] = lambda _: None) -> Generation:
+        """Makes the generation before the one CURRENT names current again; the newer one is removed. `refuse` raises
+        where that one is not to be gone back to."""
         pointed, _ = self._pointed()
         now = max(self._numbers(), default=0) if pointed is None else pointed
         older = [number for number in self._numbers() if number < now]
@@ -251,6 +262,7 @@ class Collection:
             raise LookaheadError(
                 f"{self.name}/{fault.generation} is damaged ({fault.file}: {fault.what}) and cannot be served"
             )
+        refuse(self._load(older[-1]))
         gone = []
         for number in self._numbers():
             if number > older[-1]:  # away before CURRENT moves, or the next writer would take it for an unnamed publish

@@ -16,7 +16,7 @@ from typing import Any, Self, TypeVar
 import sqlalchemy as sa
 
 from store.places import Schema
-from store.records import LookaheadError, Unreachable
+from store.records import Gone, LookaheadError, Unreachable
 
 try:
     import psycopg
@@ -262,7 +262,8 @@ def schemas_of(url: str, owner: str) -> list[str]:
     """Names of the owner's schemas in that database, ascending."""
     names = sa.text("SELECT nspname FROM pg_namespace WHERE strpos(nspname, :mark) > 0 ORDER BY nspname")
     with _visiting(Schema(url, "public")) as connection:
-        return list(connection.scalars(names, {"mark": f"_{owner}_"}))
+        found = connection.scalars(names, {"mark": f"_{owner}_"})
+        return [name for name in found if (told := _OWNER.search(name)) and told[1] == owner]
 
 
 @contextlib.contextmanager
@@ -334,7 +335,11 @@ def _in_words(schema: Schema, *, writing: bool = False) -> Iterator[None]:
             raise _silent(schema, reason) from error
         if writing:
             raise LookaheadError(f"cannot write to {where}: {reason}") from error
+        if state == "42501" or state.startswith(("25", "40", "53", "57")):  # what it may not, or cannot do just now
+            raise Unreachable(f"{where} refuses: {reason}") from error
         raise
+    except UnicodeEncodeError as error:  # the name of a file need not be UTF-8
+        raise LookaheadError(f"cannot write to {_where(schema.url)}: {error}") from error
 
 
 def _where(url: str) -> str:
@@ -347,10 +352,8 @@ def _silent(schema: Schema, reason: str) -> Unreachable:
     return Unreachable(f"{_where(schema.url)} does not answer: {reason}; start it and type the same command again")
 
 
-def _gone(schema: Schema) -> LookaheadError:
-    return LookaheadError(
-        f"{schema.name} is gone from {_where(schema.url)}: a newer generation has taken its place; try again"
-    )
+def _gone(schema: Schema) -> Gone:
+    return Gone(f"{schema.name} is gone from {_where(schema.url)}: a newer generation has taken its place; try again")
 
 
 # -- tables and texts --------------------------------------------------------------------------------------------

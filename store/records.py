@@ -18,6 +18,10 @@ class Unreachable(LookaheadError):
     """A server that part of a collection is kept on does not answer; when it does again, all is as before."""
 
 
+class Gone(Unreachable):
+    """What a manifest names is not on its server (any more): swept for a newer generation, or lost."""
+
+
 @dataclass(frozen=True, slots=True)
 class Section:
     """A stretch of an article under one heading; the lead's heading is the empty string.

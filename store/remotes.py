@@ -43,6 +43,12 @@ def remotes_of(folder: Path) -> Remotes | None:
         ) from error
 
 
+def owner_of(folder: Path) -> str:
+    """By what its parts are known; empty where it has none."""
+    remotes = remotes_of(folder)
+    return "" if remotes is None else remotes.owner
+
+
 def remember(folder: Path, *, index: str | None = None, store: str | None = None) -> Remotes:
     """Notes that a part will be there; what was noted before stays."""
     held = remotes_of(folder) or Remotes(secrets.token_hex(4), folder.stat().st_ino)

@@ -408,13 +408,13 @@ def test_the_name_of_the_collection_stands_for_what_was_published_last(tmp_path:
     server = server_of(engine.spec)
     facts = indexed(draft, engine)
     assert server.meant_by("my_wiki_2") is None
-    engine.publish(facts)
-    engine.publish(facts)
+    engine.publish(facts, OWNER)
+    engine.publish(facts, OWNER)
     assert server.meant_by("my_wiki_2") == draft.name
     after = replace(draft, name=f"wiki_{OWNER}_000002_00000b")
     following = indexed(after, engine)
     assert server.meant_by("my_wiki_2") == draft.name
-    engine.publish(following)
+    engine.publish(following, OWNER)
     assert server.meant_by("my_wiki_2") == after.name
     with pytest.raises(LookaheadError, match=r"my_wiki_2 on milvus:.* belongs to another collection folder"):
         engine.refuse_strangers("my wiki-2", "feedbeef")
@@ -448,7 +448,7 @@ def test_a_server_may_be_killed_and_started_again(tmp_path: Path, server: Milvus
 
     draft, engine = fresh(tmp_path), Milvus.of(server.spec)
     facts = indexed(draft, engine)
-    engine.publish(facts)
+    engine.publish(facts, OWNER)
     vectors, words = engine.open_vectors(draft.folder, facts, draft.vectors), engine.open_words(draft.folder, facts)
     question, probe = "the water of a bridge", draft.probes[0]
     before = vectors.search(probe, 5), words.search(question, 5)
@@ -458,7 +458,11 @@ def test_a_server_may_be_killed_and_started_again(tmp_path: Path, server: Milvus
     other.close()
     server.kill()
     away = f"{server.spec} does not answer; start it and type the same command again"
-    for asked in (lambda: vectors.search(probe, 5), lambda: words.search(question, 5), lambda: engine.publish(facts)):
+    for asked in (
+        lambda: vectors.search(probe, 5),
+        lambda: words.search(question, 5),
+        lambda: engine.publish(facts, OWNER),
+    ):
         with pytest.raises(Unreachable) as told:
             asked()
         assert str(told.value) == away
