@@ -188,9 +188,11 @@ def in_words(report: object, path: Path) -> str:
 
     assert isinstance(report, IngestReport)
     lines = []
-    if report.prepared:
+    if report.prepared == 0:
+        lines.append("prepared, and all shards are there: type the same ingest without --prepare")
+    elif report.prepared is not None:
         lines.append(
-            f"prepared: {report.prepared:,} shards are to be encoded; run lookahead encode-shards -c {path.name} "
+            f"prepared: {report.prepared:,} shards to be encoded; run lookahead encode-shards -c {path.name} "
             "(in parts, anywhere that sees this folder: --only 0/16 and so on), then the same ingest without --prepare"
         )
     elif report.generation is None:

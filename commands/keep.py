@@ -185,24 +185,31 @@ def gc(home: Path, name: str | None, keep: int) -> None:
 @click.command()
 @collection_option
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--leave-servers", is_flag=True, help="Do not look at servers; what is there stays there.")
 @click.pass_obj
-def drop(home: Path, name: str | None, yes: bool) -> None:
-    """Remove a collection for good: its generations, its models, and its parts on servers.
+def drop(home: Path, name: str | None, yes: bool, leave_servers: bool) -> None:
+    """Remove a collection for good: its generations, its models, what is unfinished, and its parts on servers.
 
     \b
     Example:
       lookahead drop --collection wiki
     """
     from index.upkeep import forget
+    from retrieval.search import collection_at
 
     if name is None:
         raise LookaheadError(f"say which --collection is to go; there are: {', '.join(collection_names(home))}")
-    collection = existing_collection(home, name)
+    collection = collection_at(home, name)
+    if not collection.unfinished():  # one that was never published may go too
+        existing_collection(home, name)
     if not yes:
         size = human_bytes(sum(path.stat().st_size for path in collection.path.rglob("*") if path.is_file()))
         click.confirm(f"remove {collection.path} ({size}) with its models?", abort=True)
     with collection.writing():
-        elsewhere = forget(collection)
+        try:
+            elsewhere = [] if leave_servers else forget(collection)
+        except LookaheadError as error:
+            raise LookaheadError(f"{error}; or leave what is there: lookahead drop --leave-servers") from error
         going = collection.path.with_name(f".dropped-{collection.name}-{os.getpid()}")
         collection.path.rename(going)  # first: half a collection must not look like one
     shutil.rmtree(going)

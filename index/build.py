@@ -35,7 +35,7 @@ from index.layout import ENCODER, NAME, VECTORS, is_derived
 from index.local import link_folder
 from index.prepared import NOTE, note_down
 from index.progress import bar, say
-from index.shards import Crew, Job, take_markers
+from index.shards import Crew, Job, Texts, take_markers
 from index.students import same_model
 from index.twin import only_twin, twin_of
 from index.upkeep import sweep
@@ -91,7 +91,7 @@ class IngestReport:
     failed: int = 0
     quarantine: Path | None = None
     seconds: dict[str, float] = field(default_factory=dict)
-    prepared: int = 0  # shards that are others' to make, where it was to stop there
+    prepared: int | None = None  # shards that are others' to make, where it was to stop there
     pace: list[tuple[int, float]] = field(default_factory=list)  # (chunks encoded, seconds they took), in order
 
 
@@ -147,8 +147,8 @@ def ingest(collection: Collection, sources: Sequence[Source], choices: Choices) 
         if choices.prepare:
             with Store.open(build.place) as store:
                 job = _job(build, encoder, store.counts().chunks)
-            note_down(build.folder, job, build.rules.prefix, build.place)
-            report.prepared = len(job)
+                note_down(build.folder, job, build.rules.prefix, build.place)
+                report.prepared = sum(1 for _ in shards.unfinished(job, _texts_of(build, store)))
             return report
         counted = _sources_read(parent, sources)
         crew = None if choices.ray is None else Crew(choices.ray, choices.workers, choices.device)
@@ -541,15 +541,17 @@ def encode_shards(
     """Makes every shard that is not there yet, here or, with a crew, on a cluster."""
     job = _job(build, encoder, rows)
 
-    def texts_of(first: int, stop: int) -> list[str]:
-        return [embedded_text(*row, build.rules.prefix) for row in store.texts(first, stop)]
-
+    texts_of = _texts_of(build, store)
     if crew is None:
         shards.encode_all(job, texts_of, encoder, pace=pace, quiet=build.quiet)
     else:
         from index import ray_shards
 
         ray_shards.encode_all(job, texts_of, build.folder / ENCODER, crew, pace=pace, quiet=build.quiet)
+
+
+def _texts_of(build: _Build, store: Store) -> Texts:
+    return lambda first, stop: [embedded_text(*row, build.rules.prefix) for row in store.texts(first, stop)]
 
 
 def _job(build: _Build, encoder: Encoder, rows: int) -> Job:

@@ -157,6 +157,10 @@ class Engine(Protocol):
         """Makes this generation the one that other programs see under the collection's name; again is harmless."""
         ...
 
+    def parts(self, owner: str) -> list[str]:
+        """Names of all that is there of that owner."""
+        ...
+
     def sweep(self, owner: str, keep: Collection[str]) -> list[str]:
         """Drops all parts of that owner but these; names what went."""
         ...

@@ -72,6 +72,9 @@ class Files:
     def publish(self, facts: Mapping[str, Any], owner: str) -> None:
         """CURRENT has said it all."""
 
+    def parts(self, owner: str) -> list[str]:
+        return []
+
     def sweep(self, owner: str, keep: Collection[str]) -> list[str]:
         return []
 

@@ -126,8 +126,11 @@ class Milvus:
         if self._server.meant_by(told["alias"]) != told["collection"]:
             self._server.point(told["alias"], told["collection"])
 
+    def parts(self, owner: str) -> list[str]:
+        return [name for name in self._server.collections() if _owner(name) == owner]
+
     def sweep(self, owner: str, keep: Collection[str]) -> list[str]:
-        going = [name for name in self._server.collections() if _owner(name) == owner and name not in keep]
+        going = [name for name in self.parts(owner) if name not in keep]
         for name in going:
             self._server.drop(name)
         return going
@@ -139,8 +142,9 @@ class Milvus:
         meant = self._server.meant_by(alias)
         if meant is not None and _owner(meant) != owner:
             raise LookaheadError(
-                f"{alias} on {self.spec} belongs to another collection folder (a copy is another one); use another "
-                "--collection name or milvus://HOST/DATABASE"
+                f"{alias} on {self.spec} belongs to another collection folder ({meant}; a copied or restored folder is "
+                "another one); use another --collection name or milvus://HOST/DATABASE, or keep the indexes of this "
+                "one here: lookahead compact --index faiss"
             )
 
     def _begun(self, draft: Draft) -> Path:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import atexit
 import contextlib
 import logging
+import logging.config
 import os
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -51,6 +52,8 @@ def whole_spec(spec: str) -> str:
     server = re.fullmatch(r"milvus://([\w.-]+|\[[\da-fA-F:]+\])(?::(\d{1,5}))?(?:/(\w*))?", spec)
     if server:
         host, port, database = server.groups()
+        if int(port or _PORT) > 65_535:
+            raise LookaheadError(f"--index {spec}: a port is a number up to 65535, and Milvus's is {_PORT}")
         return f"milvus://{host}:{port or _PORT}" + (f"/{database}" if database else "")
     if spec.startswith("milvus://"):
         token = f"; a password goes into {TOKEN}" if "@" in spec else ""
@@ -266,9 +269,12 @@ class Server:
             return self._client
 
     def _connection(self) -> Any:
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what it tells the screen comes back as an error as well
         try:
             import grpc
-            import pymilvus
+
+            with _without_its_logging():
+                import pymilvus
 
             if self._file is not None:
                 import milvus_lite  # noqa: F401
@@ -306,7 +312,7 @@ class Server:
         try:  # it has logged why, and told nobody
             MilvusLite(str(path)).close()
         except DataDirLockedError as error:
-            raise LookaheadError(
+            raise Unreachable(
                 f"{path} is open in another process, and milvus-lite lets one in at a time; close that, or run "
                 f"milvus-lite server --host 127.0.0.1 --data-dir {path} and use milvus://127.0.0.1:{_PORT}"
             ) from error
@@ -329,6 +335,17 @@ class Server:
         if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
             return LookaheadError(f"{self.spec} refuses: {reason}; set {TOKEN} to a token or to user:password")
         return LookaheadError(f"{self.spec} answers: {reason}")
+
+
+@contextlib.contextmanager
+def _without_its_logging() -> Iterator[None]:
+    """pymilvus configures logging as it is imported, and Python then closes all handlers there are: an access log's."""
+    configure = logging.config.dictConfig
+    logging.config.dictConfig = lambda config: None
+    try:
+        yield
+    finally:
+        logging.config.dictConfig = configure
 
 
 def _first_line(text: str | None) -> str:

@@ -19,7 +19,7 @@ from store.database import Store, drop, schemas_of
 from store.generations import Collection, Fault, Generation
 from store.places import STORE, Schema
 from store.records import Gone, LookaheadError, Unreachable
-from store.remotes import owner_of, remotes_of
+from store.remotes import owner_of, remotes_of, strike_out
 
 
 def roll_back(collection: Collection) -> Generation:
@@ -51,35 +51,41 @@ def sweep(collection: Collection, *, quiet: bool = False) -> list[str]:
     indexes = {facts["index"]["collection"] for facts in kept if "index" in facts}.union(building)
     schemas = {facts[STORE]["name"] for facts in kept if STORE in facts}.union(building)
     gone: list[str] = []
+    empty: list[str] = []
     for spec in remotes.indexes:
         try:
-            gone += open_engine(spec).sweep(remotes.owner, indexes)
+            engine = open_engine(spec)
+            gone += engine.sweep(remotes.owner, indexes)
+            empty += [] if engine.parts(remotes.owner) else [spec]
         except LookaheadError as error:
             say(f"left for later: {error}", quiet=quiet)
     for url in remotes.stores:
         try:
-            for name in schemas_of(url, remotes.owner):
+            there = schemas_of(url, remotes.owner)
+            for name in there:
                 if name not in schemas:
                     drop(Schema(url, name))
                     gone.append(name)
+            empty += [] if schemas.intersection(there) else [url]
         except LookaheadError as error:
             say(f"left for later: {error}", quiet=quiet)
+    strike_out(collection.path, empty)
     return gone
 
 
 def forget(collection: Collection) -> list[str]:
-    """Drops all its parts on servers; a server that does not answer raises."""
+    """Drops all its parts on servers, or none: one that does not answer raises before anything is dropped."""
     remotes = remotes_of(collection.path)
     if remotes is None:
         return []
-    gone: list[str] = []
-    for spec in remotes.indexes:
-        gone += open_engine(spec).sweep(remotes.owner, ())
-    for url in remotes.stores:
-        for name in schemas_of(url, remotes.owner):
-            drop(Schema(url, name))
-            gone.append(name)
-    return gone
+    engines = [(engine, engine.parts(remotes.owner)) for engine in map(open_engine, remotes.indexes)]
+    schemas = [Schema(url, name) for url in remotes.stores for name in schemas_of(url, remotes.owner)]
+    for engine, parts in engines:
+        if parts:
+            engine.sweep(remotes.owner, ())
+    for schema in schemas:
+        drop(schema)
+    return [name for _, parts in engines for name in parts] + [schema.name for schema in schemas]
 
 
 def remote_faults(generation: Generation) -> list[Fault]:

@@ -337,6 +337,8 @@ def _in_words(schema: Schema, *, writing: bool = False) -> Iterator[None]:
             raise LookaheadError(f"cannot write to {where}: {reason}") from error
         if state == "42501" or state.startswith(("25", "40", "53", "57")):  # what it may not, or cannot do just now
             raise Unreachable(f"{where} refuses: {reason}") from error
+        if not state and isinstance(told, psycopg.ProgrammingError):  # an option that there is not
+            raise LookaheadError(f"--store {schema.url} cannot be used: {reason}") from error
         raise
     except UnicodeEncodeError as error:  # the name of a file need not be UTF-8
         raise LookaheadError(f"cannot write to {_where(schema.url)}: {error}") from error
@@ -353,7 +355,10 @@ def _silent(schema: Schema, reason: str) -> Unreachable:
 
 
 def _gone(schema: Schema) -> Gone:
-    return Gone(f"{schema.name} is gone from {_where(schema.url)}: a newer generation has taken its place; try again")
+    return Gone(
+        f"{schema.name} is gone from {_where(schema.url)}: a newer generation has taken its place (try again), "
+        "or it was dropped there (restore the database, or lookahead drop and ingest again)"
+    )
 
 
 # -- tables and texts --------------------------------------------------------------------------------------------

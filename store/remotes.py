@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ _FILE = "remotes.json"
 @dataclass(frozen=True, slots=True)
 class Remotes:
     """`owner` is eight hex digits that no other collection has, `folder` the number that the file system gives the
-    collection's. `indexes` and `stores` are all that ever had a part."""
+    collection's. `indexes` and `stores` are all that may have a part."""
 
     owner: str
     folder: int
@@ -62,7 +63,22 @@ def remember(folder: Path, *, index: str | None = None, store: str | None = None
     return wanted
 
 
+def strike_out(folder: Path, places: Collection[str]) -> None:
+    """Forgets servers that have no part any more; what will have one again is noted again."""
+    held = remotes_of(folder)
+    if held is None:
+        return
+    left = replace(
+        held,
+        indexes=tuple(one for one in held.indexes if one not in places),
+        stores=tuple(one for one in held.stores if one not in places),
+    )
+    if left != held:
+        write_atomically(folder / _FILE, json.dumps(asdict(left), indent=1).encode())
+
+
 def remote_name(title: str, owner: str, number: int, token: str) -> str:
     """Of one generation's part on a server: letters, digits and underscores, at most 63 of them, never used again."""
     plain = re.sub(r"[^a-z0-9]+", "_", title.lower()).strip("_")[:30]
-    return f"{plain if plain[:1].isalpha() else 'c' + plain}_{owner}_{number:06d}_{token}"
+    usable = plain[:1].isalpha() and not f"{plain}_".startswith("pg_")  # which PostgreSQL keeps for itself
+    return f"{plain if usable else 'c' + plain}_{owner}_{number:06d}_{token}"

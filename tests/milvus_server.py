@@ -55,8 +55,8 @@ class MilvusServer:
         raise AssertionError("milvus-lite did not start within half a minute")
 
     def stop(self) -> None:
-        """As a person would, with Ctrl-C."""
-        self._end(2)
+        """Not with Ctrl-C, which a program that was started in the background passes by."""
+        self._end(15)
 
     def kill(self) -> None:
         self._end(9)
