@@ -298,7 +298,7 @@ def test_a_generation_that_was_dropped_is_gone_in_a_line_that_says_to_try_again(
         for ask in (lambda: texts(store, [1]), lambda: store.articles(), store.faults):
             with pytest.raises(LookaheadError, match=r"is gone from PostgreSQL at .* \(try again\)"):
                 ask()
-    with pytest.raises(LookaheadError, match=r"is gone from PostgreSQL at .*; try again"):
+    with pytest.raises(LookaheadError, match=r"is gone from PostgreSQL at .* \(try again\)"):
         Store.open(written)
 
 
