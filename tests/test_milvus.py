@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -558,3 +559,26 @@ def test_a_spec_that_is_none_is_refused(spec: str, said: str) -> None:
     with pytest.raises(LookaheadError, match=said) as told:
         whole_spec(spec)
     assert "secret" not in str(told.value)
+
+
+_LISTENING = """
+import logging, sys
+from index.milvus_server import server_of
+
+class Listener(logging.Handler):
+    closed = False
+    def close(self):
+        self.closed = True
+        super().close()
+
+listener = Listener()
+server_of("milvus:" + sys.argv[1]).collections()
+print(listener.closed)
+"""
+
+
+def test_the_logs_of_others_stay_open_when_pymilvus_is_loaded(tmp_path: Path) -> None:
+    asked = [sys.executable, "-c", _LISTENING, str(tmp_path / "wiki.db")]
+    told = subprocess.run(asked, cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=True)
+    assert told.stdout == "False\n"
+    assert told.stderr == ""

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from store.records import LookaheadError
-from store.remotes import remember, remote_name, remotes_of
+from index import upkeep
+from store.generations import Collection
+from store.records import LookaheadError, Unreachable
+from store.remotes import remember, remote_name, remotes_of, strike_out
 
 
 def test_a_collection_of_files_has_no_owner(tmp_path: Path) -> None:
@@ -40,6 +42,48 @@ def test_a_moved_folder_keeps_its_owner_and_a_copied_one_gets_its_own(tmp_path: 
     assert copied.owner != owner
 
 
+def test_a_server_without_parts_is_struck_out(tmp_path: Path) -> None:
+    noted = remember(tmp_path, index="milvus:/x.db", store="postgresql+psycopg://there/wiki")
+    strike_out(tmp_path, ["milvus:/x.db", "milvus:/never.db"])
+    left = remotes_of(tmp_path)
+    assert left is not None
+    assert (left.owner, left.indexes, left.stores) == (noted.owner, (), noted.stores)
+
+
+class Engine:
+    """Has one part, and remembers whether it was swept."""
+
+    swept = False
+
+    def parts(self, owner: str) -> list[str]:
+        return [f"wiki_{owner}_000001_abcdef"]
+
+    def sweep(self, owner: str, keep: object) -> list[str]:
+        self.swept = True
+        return self.parts(owner)
+
+
+@pytest.mark.parametrize("away", [True, False])
+def test_all_parts_are_forgotten_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, away: bool) -> None:
+    engine, dropped = Engine(), []
+    owner = remember(tmp_path, index="milvus:/x.db", store="postgresql+psycopg://there/wiki").owner
+
+    def schemas(url: str, owner: str) -> list[str]:
+        if away:
+            raise Unreachable("there does not answer")
+        return ["a", "b"]
+
+    monkeypatch.setattr(upkeep, "open_engine", lambda spec: engine)
+    monkeypatch.setattr(upkeep, "schemas_of", schemas)
+    monkeypatch.setattr(upkeep, "drop", lambda schema: dropped.append(schema.name))
+    if away:
+        with pytest.raises(Unreachable):
+            upkeep.forget(Collection(tmp_path))
+    else:
+        assert upkeep.forget(Collection(tmp_path)) == [f"wiki_{owner}_000001_abcdef", "a", "b"]
+    assert (engine.swept, dropped) == ((False, []) if away else (True, ["a", "b"]))
+
+
 @pytest.mark.parametrize("damaged", ["", "[]", '{"owner": "0123abcd"}'])
 def test_a_damaged_note_is_not_taken_for_none(tmp_path: Path, damaged: str) -> None:
     (tmp_path / "remotes.json").write_text(damaged)
@@ -52,6 +96,8 @@ def test_a_damaged_note_is_not_taken_for_none(tmp_path: Path, damaged: str) -> N
     [
         ("wiki", "wiki_0123abcd_000003_9f3c1a"),
         ("My-Notes.2", "my_notes_2_0123abcd_000003_9f3c1a"),
+        ("pg-wiki", "cpg_wiki_0123abcd_000003_9f3c1a"),  # PostgreSQL keeps names with pg_ for itself
+        ("pgs", "pgs_0123abcd_000003_9f3c1a"),
         ("2024", "c2024_0123abcd_000003_9f3c1a"),
         ("日本", "c_0123abcd_000003_9f3c1a"),
     ],
