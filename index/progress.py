@@ -8,11 +8,11 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from tqdm import tqdm
-
 
 def bar(what: str, total: int | None, unit: str, *, quiet: bool, scale: bool = False) -> Any:
     """A tqdm bar that appears after a second; use it with `with` and call `update(n)`."""
+    from tqdm import tqdm  # here: a search draws no bar, and need not wait for it
+
     return tqdm(
         desc=what,
         total=total,
@@ -31,4 +31,6 @@ def bar(what: str, total: int | None, unit: str, *, quiet: bool, scale: bool = F
 def say(sentence: str, *, quiet: bool) -> None:
     """A line between the bars."""
     if not quiet:
+        from tqdm import tqdm
+
         tqdm.write(sentence, file=sys.stderr)

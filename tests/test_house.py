@@ -101,6 +101,7 @@ HOMES = {
 }
 # what takes seconds to import, or hundreds of megabytes
 HEAVY = ["torch", "transformers", "sentence_transformers", "vec2text", "matplotlib", "scipy", "pandas", "sklearn"]
+HEAVY += ["pymilvus", "milvus_lite", "grpc", "psycopg", "ray"]  # which only those need who asked for them
 
 
 @functools.cache
